@@ -1,0 +1,592 @@
+//! Runs a [`Node`]: the one file of this crate with a thread, a channel and a clock.
+//!
+//! A single thread takes everything that waits, packs the proposals into one entry, steps and polls the node, writes and syncs
+//! the log, applies, publishes and hands the results over. While it does so, the next proposals collect in the queue: the batch
+//! grows with the load by itself, and an idle Put costs one wake of this thread.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the driver is where threads and the clock are"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kv_codec::command::{Batch, BatchBuilder};
+use kv_codec::record::{Record, SnapshotMark};
+use slog::{Logger, error, info, warn};
+use thiserror::Error;
+
+use crate::applier::{Origin, apply_run};
+use crate::disk::Disk;
+use crate::file_log::{FileLog, Spare};
+use crate::io::{ConfChange, Effects, Envelope, Input, Leadership, RejectReason, Rejected};
+use crate::log_store::{LogError, LogStore};
+use crate::node::{Node, NodeConfig};
+use crate::recovery::{RecoverError, Replica, install_file, write_snapshot};
+use crate::snapshots::{self, SnapshotError};
+use crate::state_machine::{MachineError, StateMachine};
+use crate::tail::Position;
+
+/// Commands that may wait for the driver.
+const QUEUE_COMMANDS_MAX: usize = 16 * 1024;
+/// Bytes of commands that may wait for the driver.
+const QUEUE_BYTES_MAX: usize = 128 << 20;
+/// Bytes of commands in one entry, one larger command aside.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// How to run a node.
+#[derive(Debug, Clone)]
+pub struct DriverConfig {
+    /// The node.
+    pub node: NodeConfig,
+    /// The cluster it belongs to; snapshots carry it.
+    pub cluster_id: u64,
+    /// How long a tick is.
+    pub tick: Duration,
+    /// Take a snapshot after so many entries; by bytes when `None`.
+    pub snapshot_entries: Option<u64>,
+    /// Take a snapshot when the log since the last one is larger than this and than that snapshot.
+    pub snapshot_bytes_min: u64,
+}
+
+/// What the driver tells whoever started it. Called on the driver's thread: be brief.
+#[derive(Debug)]
+pub enum DriverEvent<I> {
+    /// Send these to the other members.
+    Messages(Vec<Envelope>),
+    /// Deliver this state to a follower, then [`Handle::input`] an [`Input::SnapshotSent`].
+    Snapshot(Envelope, I),
+    /// These commands (by sequence number) were not taken and are in no log.
+    Rejected(Vec<u64>, RejectReason),
+    /// These reads may be served once the index beside them is published.
+    ReadsReady(Vec<(u64, u64)>),
+    /// These reads were refused: too many wait.
+    ReadsDropped(Vec<u64>),
+    /// Leader or term changed.
+    Leadership(Leadership),
+    /// This member was removed from the cluster.
+    Removed,
+    /// The driver cannot go on and has stopped. The process must end: what is on disk decides after a restart.
+    Fatal(FatalError),
+}
+
+/// Why the driver cannot go on.
+#[derive(Debug, Error)]
+pub enum FatalError {
+    /// A write or sync of the log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A write or sync of a snapshot failed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A committed entry could not be applied.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// A received snapshot could not be installed.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+}
+
+/// A command was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ProposeError {
+    /// Too many commands wait.
+    #[error("too many requests")]
+    Full,
+    /// The driver has stopped.
+    #[error("the driver has stopped")]
+    Stopped,
+}
+
+/// Numbers that anyone may read at any time.
+#[derive(Debug, Default)]
+pub struct Status {
+    term: AtomicU64,
+    leader: AtomicU64,
+    committed: AtomicU64,
+    applied: AtomicU64,
+    lone_leader: AtomicBool,
+    /// Entries that held commands.
+    entries: AtomicU64,
+    commands: AtomicU64,
+    fsyncs: AtomicU64,
+    fsync_micros: AtomicU64,
+    snapshots: AtomicU64,
+    leader_changes: AtomicU64,
+}
+
+/// A copy of the numbers of [`Status`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StatusNumbers {
+    /// The current term.
+    pub term: u64,
+    /// The leader's id; 0 for none known.
+    pub leader: u64,
+    /// The last committed index.
+    pub committed: u64,
+    /// The last applied and published index.
+    pub applied: u64,
+    /// Entries with commands that this member proposed.
+    pub entries: u64,
+    /// Commands in them.
+    pub commands: u64,
+    /// Writes of the log, each synced.
+    pub fsyncs: u64,
+    /// Microseconds spent in them.
+    pub fsync_micros: u64,
+    /// Snapshots written.
+    pub snapshots: u64,
+    /// How often another leader became known.
+    pub leader_changes: u64,
+}
+
+impl Status {
+    /// The numbers now; each is right, together they may be a moment apart.
+    #[must_use]
+    pub fn numbers(&self) -> StatusNumbers {
+        let get = |number: &AtomicU64| number.load(Ordering::Acquire);
+        StatusNumbers {
+            term: get(&self.term),
+            leader: get(&self.leader),
+            committed: get(&self.committed),
+            applied: get(&self.applied),
+            entries: get(&self.entries),
+            commands: get(&self.commands),
+            fsyncs: get(&self.fsyncs),
+            fsync_micros: get(&self.fsync_micros),
+            snapshots: get(&self.snapshots),
+            leader_changes: get(&self.leader_changes),
+        }
+    }
+
+    /// Whether this member is the only voter, leads and has applied an entry of its term: the published view is then
+    /// linearizable as it is. Look at this first, then load the view.
+    #[must_use]
+    pub fn is_lone_leader(&self) -> bool {
+        self.lone_leader.load(Ordering::Acquire)
+    }
+}
+
+enum Event {
+    Command(Vec<u8>),
+    ConfChange(ConfChange, Vec<u8>),
+    Input(Input),
+    SnapshotWritten(Position, Result<u64, SnapshotError>),
+    SpareReady(Result<Spare, LogError>),
+    Shutdown,
+}
+
+/// Talks to a running driver. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    events: Sender<Event>,
+    queue: Arc<Queue>,
+    status: Arc<Status>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    commands: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Handle {
+    /// Queues an encoded command. Its result comes through [`StateMachine::done`] or [`DriverEvent::Rejected`], by its sequence
+    /// number.
+    ///
+    /// # Errors
+    /// [`ProposeError::Full`] at once when too much waits; the command is then in no log.
+    pub fn propose(&self, command: Vec<u8>) -> Result<(), ProposeError> {
+        let commands = self.queue.commands.fetch_add(1, Ordering::AcqRel);
+        let bytes = self.queue.bytes.fetch_add(command.len(), Ordering::AcqRel);
+        if commands >= QUEUE_COMMANDS_MAX || bytes >= QUEUE_BYTES_MAX {
+            self.queue.release(command.len());
+            return Err(ProposeError::Full);
+        }
+        self.send(Event::Command(command))
+    }
+
+    /// Queues a membership change, as an encoded command and as what raft has to do.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopped`].
+    pub fn propose_conf_change(&self, change: ConfChange, command: Vec<u8>) -> Result<(), ProposeError> {
+        self.send(Event::ConfChange(change, command))
+    }
+
+    /// Gives the node an input: a peer's message, a read, the fate of a snapshot.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopped`].
+    pub fn input(&self, input: Input) -> Result<(), ProposeError> {
+        self.send(Event::Input(input))
+    }
+
+    /// Asks the driver to end once everything queued before is done. The log then says that all of it is durable.
+    pub fn shutdown(&self) {
+        // A driver that has stopped needs no telling.
+        let _ = self.send(Event::Shutdown);
+    }
+
+    /// The driver's numbers.
+    #[must_use]
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Commands that wait for the driver.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.commands.load(Ordering::Acquire)
+    }
+
+    fn send(&self, event: Event) -> Result<(), ProposeError> {
+        self.events.send(event).map_err(|_| ProposeError::Stopped)
+    }
+}
+
+impl Queue {
+    fn release(&self, bytes: usize) {
+        self.commands.fetch_sub(1, Ordering::AcqRel);
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// A running node.
+///
+/// * Only this thread touches node, log and state machine: there is no lock.
+/// * An effect's write is durable before the node hears of it, and everything applied is published before it is answered.
+pub struct Driver<M: StateMachine, D: Disk> {
+    config: DriverConfig,
+    node: Node,
+    log: FileLog<D>,
+    machine: M,
+    disk: Arc<D>,
+    logger: Logger,
+    on_event: Box<dyn FnMut(DriverEvent<M::Image>) + Send>,
+    own_events: Sender<Event>,
+    queue: Arc<Queue>,
+    status: Arc<Status>,
+    batch: BatchBuilder,
+    /// The last snapshot: its place and size.
+    snapshot: (Position, u64),
+    snapshot_running: bool,
+    spare_running: bool,
+    /// The state that a follower was promised.
+    offered: Option<(Position, M::Image)>,
+    /// Whether the log has said that all in it is durable.
+    idle: bool,
+}
+
+impl<M: StateMachine, D: Disk> Driver<M, D> {
+    /// Starts a thread that runs `replica`. `on_event` is called on it.
+    ///
+    /// # Panics
+    /// When the operating system has no thread left.
+    pub fn start(
+        config: DriverConfig,
+        replica: Replica<M, FileLog<D>>,
+        disk: Arc<D>,
+        logger: &Logger,
+        on_event: Box<dyn FnMut(DriverEvent<M::Image>) + Send>,
+    ) -> (Handle, JoinHandle<()>) {
+        let (events, inbox) = channel();
+        let handle = Handle { events: events.clone(), queue: Arc::default(), status: Arc::default() };
+        let snapshot = (replica.report.snapshot, 0);
+        let mut driver = Self {
+            node: Node::new(config.node, replica.node, logger),
+            config,
+            log: replica.log,
+            machine: replica.machine,
+            disk,
+            logger: logger.clone(),
+            on_event,
+            own_events: events,
+            queue: Arc::clone(&handle.queue),
+            status: Arc::clone(&handle.status),
+            batch: BatchBuilder::default(),
+            snapshot,
+            snapshot_running: false,
+            spare_running: false,
+            offered: None,
+            idle: false,
+        };
+        driver.note_status();
+        let thread = std::thread::Builder::new().name("kv-raft".into());
+        let thread = thread.spawn(move || driver.run(&inbox)).expect("a thread can be started");
+        (handle, thread)
+    }
+
+    fn run(&mut self, inbox: &Receiver<Event>) {
+        if let Err(fatal) = self.drive(inbox) {
+            error!(self.logger, "cannot go on"; "error" => %fatal);
+            (self.on_event)(DriverEvent::Fatal(fatal));
+        }
+    }
+
+    fn drive(&mut self, inbox: &Receiver<Event>) -> Result<(), FatalError> {
+        // A lone voter needs no election timeout to know that nobody else leads.
+        if self.node.membership().voters == [self.config.node.id] {
+            self.step(Input::Campaign);
+        }
+        self.settle()?;
+        let mut next_tick = Instant::now() + self.config.tick;
+        loop {
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            let first = match inbox.recv_timeout(wait) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+            let worked = first.is_some();
+            let mut running = true;
+            for event in first.into_iter().chain(inbox.try_iter()) {
+                running &= self.take(event)?;
+            }
+            self.propose_batch();
+            let now = Instant::now();
+            if now >= next_tick {
+                // A thread that was held up owes one tick, not all that it missed: time that nobody saw is no sign of silence.
+                next_tick = now + self.config.tick;
+                self.step(Input::Tick);
+            }
+            self.settle()?;
+            self.rest(worked, running)?;
+            if !running {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Between two rounds of work: says that all is durable when nothing was asked for a tick, and prepares what is needed next.
+    fn rest(&mut self, worked: bool, running: bool) -> Result<(), FatalError> {
+        if (!worked || !running) && !self.idle {
+            self.log.mark_durable()?;
+            self.idle = true;
+        }
+        self.prepare_spare();
+        self.maybe_snapshot();
+        Ok(())
+    }
+
+    /// Takes one event; false for the last.
+    fn take(&mut self, event: Event) -> Result<bool, FatalError> {
+        match event {
+            Event::Command(command) => {
+                self.queue.release(command.len());
+                if !self.batch.is_empty() && self.batch.bytes_with(&command) > BATCH_BYTES_MAX {
+                    self.propose_batch();
+                }
+                self.batch.push(&command);
+            }
+            Event::ConfChange(change, command) => {
+                self.propose_batch();
+                self.batch.push(&command);
+                let batch = self.batch.finish();
+                self.step(Input::ProposeConfChange(change, batch));
+            }
+            Event::Input(input) => self.step(input),
+            Event::SnapshotWritten(at, written) => self.on_snapshot_written(at, written)?,
+            Event::SpareReady(spare) => self.on_spare(spare)?,
+            Event::Shutdown => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn propose_batch(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        self.status.entries.fetch_add(1, Ordering::Relaxed);
+        self.status.commands.fetch_add(u64::from(self.batch.len()), Ordering::Relaxed);
+        let batch = self.batch.finish();
+        self.step(Input::Propose(batch));
+    }
+
+    fn step(&mut self, input: Input) {
+        if let Err(refused) = self.node.step(input) {
+            warn!(self.logger, "dropped a peer's message"; "error" => %refused);
+        }
+    }
+
+    /// Polls until nothing is left to do.
+    fn settle(&mut self) -> Result<(), FatalError> {
+        loop {
+            let effects = self.node.poll();
+            if effects.is_empty() {
+                self.note_status();
+                return Ok(());
+            }
+            self.handle(effects)?;
+        }
+    }
+
+    fn handle(&mut self, effects: Effects) -> Result<(), FatalError> {
+        if let Some(leadership) = effects.leadership {
+            self.on_leadership(leadership);
+        }
+        if !effects.messages.is_empty() {
+            (self.on_event)(DriverEvent::Messages(effects.messages));
+        }
+        for Rejected { batch, reason } in effects.rejected {
+            (self.on_event)(DriverEvent::Rejected(sequence_numbers(&batch), reason));
+        }
+        if let Some(persist) = effects.persist {
+            let started = Instant::now();
+            self.log.append(&persist.records)?;
+            let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.status.fsync_micros.fetch_add(micros, Ordering::Relaxed);
+            self.status.fsyncs.fetch_add(1, Ordering::Relaxed);
+            self.idle = false;
+            self.step(Input::Persisted(persist.ticket));
+        }
+        if !effects.committed.is_empty() {
+            let NodeConfig { id, epoch, .. } = self.config.node;
+            let run = apply_run(&mut self.machine, Origin { id, epoch }, &effects.committed)?;
+            self.step(run.input);
+            // A read that waits for this index looks at the status before the view.
+            self.note_status();
+            self.machine.done(run.results);
+        }
+        if let Some(at) = effects.install {
+            install_file(&self.disk, self.config.cluster_id, at, &mut self.machine)?;
+            self.machine.publish();
+            self.snapshot = (at, 0);
+            self.step(Input::SnapshotInstalled(at.index));
+            info!(self.logger, "applied snapshot"; "index" => at.index);
+        }
+        if effects.snapshot_wanted {
+            let at = self.machine.applied();
+            self.offered = Some((at, self.machine.image()));
+            self.step(Input::SnapshotReady(at, self.machine.membership()));
+        }
+        for to_send in effects.snapshots_to_send {
+            self.send_snapshot(to_send.at, to_send.message);
+        }
+        if !effects.reads_ready.is_empty() {
+            (self.on_event)(DriverEvent::ReadsReady(effects.reads_ready));
+        }
+        if !effects.reads_dropped.is_empty() {
+            (self.on_event)(DriverEvent::ReadsDropped(effects.reads_dropped));
+        }
+        if effects.removed {
+            (self.on_event)(DriverEvent::Removed);
+        }
+        Ok(())
+    }
+
+    fn on_leadership(&mut self, leadership: Leadership) {
+        info!(self.logger, "leadership"; "term" => leadership.term, "leader" => format!("{:x}", leadership.leader));
+        if leadership.leader != 0 && leadership.leader != self.status.leader.load(Ordering::Acquire) {
+            self.status.leader_changes.fetch_add(1, Ordering::Relaxed);
+        }
+        (self.on_event)(DriverEvent::Leadership(leadership));
+    }
+
+    fn send_snapshot(&mut self, at: Position, message: Envelope) {
+        let to = message.to;
+        match self.offered.take() {
+            Some((offered, image)) if offered == at => (self.on_event)(DriverEvent::Snapshot(message, image)),
+            // Another follower took it; raft asks again.
+            _ => self.step(Input::SnapshotSent { to, ok: false }),
+        }
+    }
+
+    fn note_status(&self) {
+        let status = &self.status;
+        let Leadership { term, leader } = self.node.leadership();
+        status.lone_leader.store(self.node.is_lone_leader(), Ordering::Release);
+        status.term.store(term, Ordering::Release);
+        status.leader.store(leader, Ordering::Release);
+        status.committed.store(self.node.committed(), Ordering::Release);
+        status.applied.store(self.node.applied(), Ordering::Release);
+    }
+
+    fn prepare_spare(&mut self) {
+        if self.spare_running {
+            return;
+        }
+        let Some(spec) = self.log.spare_wanted() else {
+            return;
+        };
+        self.spare_running = true;
+        let (disk, events) = (Arc::clone(&self.disk), self.own_events.clone());
+        let work = move || drop(events.send(Event::SpareReady(spec.prepare(disk.as_ref()))));
+        if let Err(error) = std::thread::Builder::new().name("kv-log-spare".into()).spawn(work) {
+            // The log prepares a segment itself when it needs one.
+            warn!(self.logger, "cannot start a thread to prepare a log segment"; "error" => %error);
+            self.spare_running = false;
+        }
+    }
+
+    fn on_spare(&mut self, spare: Result<Spare, LogError>) -> Result<(), FatalError> {
+        self.spare_running = false;
+        match spare {
+            Ok(spare) => self.log.add_spare(spare),
+            Err(LogError::Full { .. }) => warn!(self.logger, "no space to prepare the next log segment"),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn maybe_snapshot(&mut self) {
+        let (last, bytes) = self.snapshot;
+        let applied = self.machine.applied();
+        let due = match self.config.snapshot_entries {
+            Some(entries) => applied.index - last.index >= entries.max(1),
+            None => self.log.stats().bytes_since_snapshot >= bytes.max(self.config.snapshot_bytes_min),
+        };
+        if !due || self.snapshot_running || applied == last {
+            return;
+        }
+        self.snapshot_running = true;
+        let (disk, events) = (Arc::clone(&self.disk), self.own_events.clone());
+        let (image, cluster_id) = (self.machine.image(), self.config.cluster_id);
+        let work = move || {
+            let written = write_snapshot::<M, D>(&disk, cluster_id, applied, &image);
+            // Dropping a large old view takes long; it happens here.
+            drop(image);
+            drop(events.send(Event::SnapshotWritten(applied, written)));
+        };
+        if let Err(error) = std::thread::Builder::new().name("kv-snapshot".into()).spawn(work) {
+            warn!(self.logger, "cannot start a thread to write a snapshot"; "error" => %error);
+            self.snapshot_running = false;
+        }
+    }
+
+    fn on_snapshot_written(&mut self, at: Position, written: Result<u64, SnapshotError>) -> Result<(), FatalError> {
+        self.snapshot_running = false;
+        match written {
+            Ok(bytes) => {
+                // A received snapshot may have overtaken this one.
+                if at > self.snapshot.0 {
+                    let mark = SnapshotMark { index: at.index, term: at.term, installed: false };
+                    self.log.append(&[Record::Snapshot(mark)])?;
+                    self.log.release(at.index)?;
+                    self.snapshot = (at, bytes);
+                    self.status.snapshots.fetch_add(1, Ordering::Relaxed);
+                    info!(self.logger, "saved snapshot"; "snapshot-index" => at.index, "bytes" => bytes);
+                }
+                let keep = self.snapshot.0;
+                snapshots::prune(self.disk.as_ref(), &[(keep.index, keep.term)])?;
+            }
+            Err(error) if error.is_full() => {
+                warn!(self.logger, "no space for a snapshot; the log keeps growing"; "error" => %error);
+                snapshots::clean_tmp(self.disk.as_ref())?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+/// The sequence numbers of a batch of this member's own.
+fn sequence_numbers(batch: &[u8]) -> Vec<u64> {
+    let commands = Batch::decode(batch).into_iter().flatten();
+    commands.filter_map(|command| command.ok().map(|command| command.header.seq)).collect()
+}

@@ -1,0 +1,82 @@
+//! Forwarded commands: taken once, in order, for the term they were meant for.
+
+use std::collections::BTreeMap;
+
+use kv_codec::DecodeError;
+use kv_codec::command::Batch;
+
+/// The first and last sequence number of a batch that one member sent in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) origin: u64,
+    pub(crate) epoch: u64,
+    first: u64,
+    last: u64,
+}
+
+impl Span {
+    /// Reads the span of a batch.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for bytes that are no batch, commands of several origins, or numbers that do not rise.
+    pub(crate) fn of(batch: &[u8]) -> Result<Self, DecodeError> {
+        let mut span: Option<Self> = None;
+        for command in Batch::decode(batch)? {
+            let header = command?.header;
+            let (origin, epoch, seq) = (header.origin, header.epoch, header.seq);
+            match &mut span {
+                None => span = Some(Self { origin, epoch, first: seq, last: seq }),
+                Some(span) if (span.origin, span.epoch) == (origin, epoch) && seq > span.last => span.last = seq,
+                Some(_) => return Err(DecodeError::Invalid("forwarded batch")),
+            }
+        }
+        span.ok_or(DecodeError::Invalid("forwarded batch"))
+    }
+}
+
+/// Remembers, for the leader's term, the last number taken from each member.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    term: u64,
+    last: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Gate {
+    /// Whether a batch meant for the leader of `leader_term` may be proposed in `term`. Asking takes it.
+    pub(crate) fn admit(&mut self, term: u64, leader_term: u64, span: Span) -> bool {
+        if leader_term != term {
+            return false;
+        }
+        if self.term != term {
+            *self = Self { term, last: BTreeMap::new() };
+        }
+        let last = self.last.entry(span.origin).or_insert((span.epoch, 0));
+        let newer = span.epoch > last.0 || span.epoch == last.0 && span.first > last.1;
+        if newer {
+            *last = (span.epoch, span.last);
+        }
+        newer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(epoch: u64, first: u64, last: u64) -> Span {
+        Span { origin: 2, epoch, first, last }
+    }
+
+    #[test]
+    fn a_batch_is_taken_once_in_order_and_in_its_term() {
+        let mut gate = Gate::default();
+        assert!(gate.admit(5, 5, span(1, 1, 3)));
+        assert!(!gate.admit(5, 5, span(1, 1, 3)), "sent twice");
+        assert!(!gate.admit(5, 5, span(1, 3, 9)), "overlaps");
+        assert!(gate.admit(5, 5, span(1, 4, 4)));
+        assert!(!gate.admit(5, 4, span(1, 5, 5)), "meant for an earlier leader");
+        assert!(gate.admit(5, 5, span(2, 1, 1)), "the member restarted");
+        assert!(!gate.admit(5, 5, span(1, 6, 6)), "from before its restart");
+        assert!(gate.admit(6, 6, span(2, 1, 1)), "a new term has no memory");
+    }
+}

@@ -1,0 +1,221 @@
+//! From what the disk holds to a member that goes on.
+//!
+//! A new member's state is a snapshot at entry 1 of term 1, the same on every member the cluster starts with. Every later start
+//! streams the newest snapshot into the state machine, then the committed entries above it, publishes once, and gives the rest
+//! of the log to raft.
+
+use std::sync::Arc;
+
+use kv_codec::record::{HardState, LogEntry, Record, SnapshotMark};
+use thiserror::Error;
+
+use crate::applier::apply_one;
+use crate::disk::Disk;
+use crate::file_log::{FileLog, LogOptions};
+use crate::log_store::{LogError, LogStore};
+use crate::node::NodeState;
+use crate::snapshots::{self, SnapshotError, SnapshotHeader, SnapshotReader, SnapshotWriter};
+use crate::state_machine::{MachineError, StateMachine};
+use crate::tail::{Position, TailLimits};
+
+/// What recovery has to be told.
+#[derive(Debug, Clone)]
+pub struct RecoverOptions {
+    /// How the log is laid out, and whose it is.
+    pub log: LogOptions,
+    /// How much of the log to keep in memory.
+    pub tail: TailLimits,
+}
+
+/// Why a member cannot start. Nothing was lost by trying.
+#[derive(Debug, Error)]
+pub enum RecoverError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A snapshot file.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The state machine cannot read what was stored.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Log and snapshot contradict each other.
+    #[error("the log and its snapshot do not fit together: {0}; restore this member from a snapshot of the cluster")]
+    Mismatch(String),
+}
+
+/// What recovery found, for one line of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// The directory was empty: this is a new member.
+    pub fresh: bool,
+    /// The snapshot that was loaded.
+    pub snapshot: Position,
+    /// Entries above it that were applied.
+    pub entries_applied: u64,
+    /// Entries beyond the last known commit, left to raft.
+    pub entries_uncommitted: u64,
+    /// A torn write at the end of the log, which nobody was told of, was cut: where and why.
+    pub cut: Option<String>,
+}
+
+/// A member, ready to be driven.
+#[derive(Debug)]
+pub struct Replica<M, L> {
+    /// The state machine, published as of `node.applied`.
+    pub machine: M,
+    /// The log.
+    pub log: L,
+    /// What to start a [`crate::Node`] from.
+    pub node: NodeState,
+    /// The number of this run, higher at each start.
+    pub epoch: u64,
+    /// What was found.
+    pub report: Report,
+}
+
+/// Brings a member back from `disk`. `genesis` is the state machine as a new cluster starts it: entry 1 of term 1 applied.
+///
+/// # Errors
+/// [`RecoverError`]; the disk is as it was but for what the log does on every open.
+pub fn recover<M: StateMachine, D: Disk>(
+    disk: &Arc<D>,
+    options: &RecoverOptions,
+    genesis: M,
+) -> Result<Replica<M, FileLog<D>>, RecoverError> {
+    snapshots::clean_tmp(disk.as_ref())?;
+    let (mut log, recovered) = FileLog::open(Arc::clone(disk), options.log.clone())?;
+    let mut machine = genesis;
+    let mut report = Report { cut: recovered.cut.as_ref().map(ToString::to_string), ..Report::default() };
+    let cluster_id = options.log.ids.cluster_id;
+    let (mark, hard_state) = match recovered.snapshot {
+        Some(mark) => {
+            load_snapshot(disk, cluster_id, mark, &mut machine)?;
+            (mark, recovered.hard_state)
+        }
+        None if recovered.last_index == 0 => {
+            report.fresh = true;
+            bootstrap(disk, cluster_id, &machine, &mut log)?
+        }
+        None => return Err(RecoverError::Mismatch("entries without a snapshot below them".into())),
+    };
+    snapshots::prune(disk.as_ref(), &[(mark.index, mark.term)])?;
+    let base = Position { index: mark.index, term: mark.term };
+    report.snapshot = base;
+    let hard_state = HardState { commit: hard_state.commit.max(base.index), ..hard_state };
+    let mut replay =
+        Replay { machine: &mut machine, base, kept: Vec::new(), commit: hard_state.commit, limits: options.tail };
+    log.replay(base.index, &mut |entry| replay.entry(entry))?;
+    let Replay { base, kept, .. } = replay;
+    let last = kept.last().map_or(base.index, |entry| entry.index);
+    let applied = machine.applied().index;
+    if applied != hard_state.commit {
+        let why = format!("{} entries are known to be committed, the log ends at {last}", hard_state.commit);
+        return Err(RecoverError::Mismatch(why));
+    }
+    machine.publish();
+    report.entries_applied = applied - mark.index;
+    report.entries_uncommitted = last - applied;
+    let membership = machine.membership();
+    let node = NodeState { base, entries: kept, hard_state, applied, membership };
+    Ok(Replica { machine, log, node, epoch: recovered.epoch, report })
+}
+
+fn load_snapshot<M: StateMachine, D: Disk>(
+    disk: &Arc<D>,
+    cluster_id: u64,
+    mark: SnapshotMark,
+    machine: &mut M,
+) -> Result<(), RecoverError> {
+    install_file(disk, cluster_id, Position { index: mark.index, term: mark.term }, machine)?;
+    let found = machine.applied();
+    if (found.index, found.term) != (mark.index, mark.term) {
+        let why = format!("the snapshot of entry {} holds the state of entry {}", mark.index, found.index);
+        return Err(RecoverError::Mismatch(why));
+    }
+    Ok(())
+}
+
+/// Makes the stored snapshot at `at` the state of `machine`.
+pub(crate) fn install_file<M: StateMachine, D: Disk>(
+    disk: &Arc<D>,
+    cluster_id: u64,
+    at: Position,
+    machine: &mut M,
+) -> Result<(), RecoverError> {
+    let mut reader =
+        SnapshotReader::open(disk.as_ref(), SnapshotHeader { index: at.index, term: at.term, cluster_id })?;
+    // The state machine sees a message; the caller gets the error itself.
+    let mut failed = None;
+    let installed = machine.install(&mut || {
+        reader.next_chunk().map_err(|error| {
+            let message = MachineError(error.to_string());
+            failed = Some(error);
+            message
+        })
+    });
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(installed?),
+    }
+}
+
+/// Writes an image of the state at `at` down. Durable and in place on return; the file's length.
+pub(crate) fn write_snapshot<M: StateMachine, D: Disk>(
+    disk: &D,
+    cluster_id: u64,
+    at: Position,
+    image: &M::Image,
+) -> Result<u64, SnapshotError> {
+    let mut writer = SnapshotWriter::create(disk, SnapshotHeader { index: at.index, term: at.term, cluster_id })?;
+    M::write_image(image, &mut |chunk| writer.write(chunk))?;
+    writer.finish()
+}
+
+/// The first snapshot and the log's first records.
+fn bootstrap<M: StateMachine, D: Disk>(
+    disk: &Arc<D>,
+    cluster_id: u64,
+    machine: &M,
+    log: &mut FileLog<D>,
+) -> Result<(SnapshotMark, HardState), RecoverError> {
+    let at = machine.applied();
+    write_snapshot::<M, D>(disk, cluster_id, at, &machine.image())?;
+    let mark = SnapshotMark { index: at.index, term: at.term, installed: false };
+    let hard_state = HardState { term: at.term, vote: 0, commit: at.index };
+    log.append(&[Record::Snapshot(mark), Record::HardState(hard_state)])?;
+    Ok((mark, hard_state))
+}
+
+/// Applies what is committed, keeps what raft will want.
+struct Replay<'a, M> {
+    machine: &'a mut M,
+    base: Position,
+    kept: Vec<LogEntry>,
+    commit: u64,
+    limits: TailLimits,
+}
+
+impl<M: StateMachine> Replay<'_, M> {
+    fn entry(&mut self, entry: LogEntry) -> Result<(), LogError> {
+        if entry.index <= self.commit {
+            let applied = apply_one(self.machine, &entry, &mut Vec::new());
+            applied.map_err(|error| LogError::Replay(error.to_string()))?;
+        }
+        self.kept.push(entry);
+        // Amortised: the front is dropped when twice too much is kept.
+        if self.kept.len() > 2 * self.limits.entries_max.max(1) {
+            self.drop_front();
+        }
+        Ok(())
+    }
+
+    fn drop_front(&mut self) {
+        let applied = self.kept.partition_point(|entry| entry.index <= self.commit);
+        let drop = applied.min(self.kept.len().saturating_sub(self.limits.entries_max));
+        if let Some(last) = self.kept[..drop].last() {
+            self.base = Position { index: last.index, term: last.term };
+            self.kept.drain(..drop);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Integration tests of kv-raft.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+mod node_rules;
+mod nonsense;

@@ -1,0 +1,296 @@
+//! The data directory: whose it is, and that only one server uses it.
+//!
+//! ```text
+//! <data-dir>/        0700
+//!   member           text: what this is, the format, the ids. A file where etcd has a directory, so that etcd refuses it.
+//!   LOCK             locked while a server runs
+//!   log/             the write-ahead log's segments
+//!   snap/            snapshots
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// The layout that this build writes.
+const FORMAT: u64 = 1;
+/// The file that says whose directory this is.
+const MARKER: &str = "member";
+/// The marker while it is written.
+const MARKER_TMP: &str = "member.tmp";
+const LOCK: &str = "LOCK";
+/// What may be in a directory of ours. `lost+found` belongs to the file system.
+const KNOWN: [&str; 6] = [MARKER, MARKER_TMP, LOCK, "log", "snap", "lost+found"];
+/// The first line of the marker.
+const TITLE: &str = "This is a data directory of kv-server. It is not etcd's: etcd cannot use it.";
+
+/// Why a directory cannot be used. Each message says what to do.
+#[derive(Debug, Error)]
+pub enum DataDirError {
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}; give --data-dir a directory this user may write to")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another server runs on it.
+    #[error("data directory {path} is in use by another running server; stop it, or give this one its own --data-dir")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// etcd's.
+    #[error(
+        "data directory {path} belongs to etcd (it has a member/ directory), which this server cannot read; give --data-dir another directory"
+    )]
+    Etcd {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Somebody else's.
+    #[error("data directory {path} holds {name:?}, which is not this server's; give --data-dir an empty directory")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        name: String,
+    },
+    /// A marker that cannot be read.
+    #[error("{path} cannot be read as the mark of a data directory: {why}; restore the directory from a backup")]
+    Marker {
+        /// The marker.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Written by a newer build.
+    #[error(
+        "data directory {path} has format {found}, this build knows {FORMAT}; start the newer version that wrote it"
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// The log of a member that had one is gone.
+    #[error(
+        "data directory {path} has been in use, but its log is gone; restore it from a backup, or remove the whole directory to start a new member"
+    )]
+    LogGone {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Who a data directory belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The cluster.
+    pub(crate) cluster_id: u64,
+    /// The member.
+    pub(crate) member_id: u64,
+}
+
+/// A data directory, locked until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    started: bool,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens `path`, creating it if it does not exist. A directory that already belongs to a member keeps its identity; a new
+    /// one takes `new`.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; nothing was written to a directory that is not ours.
+    pub(crate) fn open(path: &Path, new: Identity) -> Result<Self, DataDirError> {
+        let io = |action, source| DataDirError::Io { action, path: path.to_owned(), source };
+        if !path.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| io("create", error))?;
+        }
+        check_contents(path)?;
+        let lock = lock(path)?;
+        let marker = read_marker(path)?;
+        let (identity, started) = marker.unwrap_or((new, false));
+        let dir = Self { path: path.to_owned(), identity, started, _lock: lock };
+        if marker.is_none() {
+            dir.write_marker()?;
+        }
+        Ok(dir)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Notes that a log was found (`fresh` false) or has just been started (`fresh` true) here.
+    ///
+    /// # Errors
+    /// [`DataDirError::LogGone`] when a directory that had a log has none: a member must not come back empty.
+    pub(crate) fn note_log(&mut self, fresh: bool) -> Result<(), DataDirError> {
+        match (self.started, fresh) {
+            (true, true) => Err(DataDirError::LogGone { path: self.path.clone() }),
+            (true, false) => Ok(()),
+            (false, _) => {
+                self.started = true;
+                self.write_marker()
+            }
+        }
+    }
+
+    /// Replaces the marker: written apart, synced, renamed, and the directory synced.
+    fn write_marker(&self) -> Result<(), DataDirError> {
+        let Identity { cluster_id, member_id } = self.identity;
+        let text = format!(
+            "{TITLE}\nformat = {FORMAT}\ncluster-id = {cluster_id:016x}\nmember-id = {member_id:016x}\nstarted = {}\n",
+            self.started
+        );
+        let tmp = self.path.join(MARKER_TMP);
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&tmp, self.path.join(MARKER))?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|source| DataDirError::Io { action: "write to", path: self.path.clone(), source })
+    }
+}
+
+fn check_contents(path: &Path) -> Result<(), DataDirError> {
+    let io = |source| DataDirError::Io { action: "read", path: path.to_owned(), source };
+    if path.join(MARKER).is_dir() {
+        return Err(DataDirError::Etcd { path: path.to_owned() });
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(io)? {
+        names.push(entry.map_err(io)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    if let Some(name) = names.iter().find(|name| !KNOWN.contains(&name.as_str())) {
+        return Err(DataDirError::Foreign { path: path.to_owned(), name: name.clone() });
+    }
+    // Without its marker nothing says whose log this is.
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    if let Some(name) = ["log", "snap"].into_iter().find(|name| has(name) && !has(MARKER)) {
+        return Err(DataDirError::Foreign { path: path.to_owned(), name: name.to_owned() });
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, DataDirError> {
+    let at = path.join(LOCK);
+    let io = |action, source| DataDirError::Io { action, path: at.clone(), source };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&at);
+    let file = file.map_err(|error| io("open", error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io("lock", error)),
+    }
+}
+
+/// The marker's identity and whether a log was started; `None` where there is no marker.
+fn read_marker(path: &Path) -> Result<Option<(Identity, bool)>, DataDirError> {
+    let at = path.join(MARKER);
+    let text = match fs::read(&at) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(DataDirError::Io { action: "read", path: at, source }),
+    };
+    let bad = |why: &str| DataDirError::Marker { path: at.clone(), why: why.to_owned() };
+    let text = String::from_utf8(text).map_err(|_| bad("it is not text"))?;
+    let field = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once(" = "));
+        lines.find(|(field, _)| *field == name).map(|(_, value)| value)
+    };
+    let format = field("format").and_then(|value| value.parse().ok());
+    match format {
+        Some(FORMAT) => {}
+        Some(found) if found > FORMAT => return Err(DataDirError::Newer { path: path.to_owned(), found }),
+        _ => return Err(bad("it names no format")),
+    }
+    let id = |name| field(name).and_then(|value| u64::from_str_radix(value, 16).ok());
+    let cluster_id = id("cluster-id").ok_or_else(|| bad("it has no cluster-id"))?;
+    let member_id = id("member-id").ok_or_else(|| bad("it has no member-id"))?;
+    let started = field("started").and_then(|value| value.parse().ok());
+    let started = started.ok_or_else(|| bad("it does not say whether it was started"))?;
+    Ok(Some((Identity { cluster_id, member_id }, started)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const NEW: Identity = Identity { cluster_id: 1, member_id: 2 };
+
+    fn temp() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn a_directory_keeps_its_identity_and_its_lock() {
+        let temp = temp();
+        let path = temp.path().join("a/b");
+        let mut dir = DataDir::open(&path, NEW).unwrap();
+        assert!(!dir.started);
+        dir.note_log(true).unwrap();
+        let other = Identity { cluster_id: 8, member_id: 9 };
+        assert!(matches!(DataDir::open(&path, other), Err(DataDirError::InUse { .. })));
+        drop(dir);
+        let mut dir = DataDir::open(&path, other).unwrap();
+        assert_eq!((dir.identity(), dir.started), (NEW, true));
+        dir.note_log(false).unwrap();
+        assert!(matches!(dir.note_log(true), Err(DataDirError::LogGone { .. })));
+    }
+
+    #[test]
+    fn etcds_and_foreign_directories_are_left_alone() {
+        let etcd = temp();
+        fs::create_dir_all(etcd.path().join("member/wal")).unwrap();
+        assert!(matches!(DataDir::open(etcd.path(), NEW), Err(DataDirError::Etcd { .. })));
+        for name in ["photos", "log", "snap"] {
+            let foreign = temp();
+            fs::create_dir(foreign.path().join(name)).unwrap();
+            let refused = DataDir::open(foreign.path(), NEW);
+            assert!(matches!(refused, Err(DataDirError::Foreign { .. })), "{name}: {refused:?}");
+            assert_eq!(fs::read_dir(foreign.path()).unwrap().count(), 1, "nothing was written");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_and_a_damaged_marker_are_refused() {
+        let temp = temp();
+        drop(DataDir::open(temp.path(), NEW).unwrap());
+        let marker = temp.path().join(MARKER);
+        let text = fs::read_to_string(&marker).unwrap();
+        fs::write(&marker, text.replace("format = 1", "format = 2")).unwrap();
+        assert!(matches!(DataDir::open(temp.path(), NEW), Err(DataDirError::Newer { found: 2, .. })));
+        for damaged in [text.replace("cluster-id", "x"), text.replace("started = false", ""), String::new()] {
+            fs::write(&marker, damaged).unwrap();
+            assert!(matches!(DataDir::open(temp.path(), NEW), Err(DataDirError::Marker { .. })));
+        }
+        fs::write(&marker, [0xff, 0xfe]).unwrap();
+        assert!(matches!(DataDir::open(temp.path(), NEW), Err(DataDirError::Marker { .. })));
+    }
+}

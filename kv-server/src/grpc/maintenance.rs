@@ -1,0 +1,74 @@
+//! `etcdserverpb.Maintenance`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{Api, unimplemented};
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::maintenance_server::Maintenance;
+use crate::proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
+    SnapshotResponse, StatusRequest, StatusResponse,
+};
+use crate::service::Core;
+use crate::status::ApiError;
+
+const SERVICE: &str = "etcdserverpb.Maintenance";
+
+impl Api {
+    /// Runs what takes long off the threads that serve connections.
+    async fn offload<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Core) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let core = Arc::clone(&self.core);
+        let done = tokio::task::spawn_blocking(move || work(&core)).await;
+        done.unwrap_or(Err(ApiError::Stopped))
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for Api {
+    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.unary(SERVICE, "Status", async { Ok(self.core.status()) }).await
+    }
+
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        let request = request.into_inner();
+        self.unary(SERVICE, "HashKV", self.offload(move |core| core.hash_kv(&request))).await
+    }
+
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let request = request.into_inner();
+        self.unary(SERVICE, "Hash", self.offload(move |core| Ok(core.hash(&request)))).await
+    }
+
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        match AlarmAction::try_from(request.get_ref().action) {
+            Ok(AlarmAction::Get) => self.unary(SERVICE, "Alarm", async { Ok(self.core.alarms()) }).await,
+            _ => unimplemented("etcdserverpb.Maintenance/Alarm (ACTIVATE, DEACTIVATE)"),
+        }
+    }
+
+    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        unimplemented("etcdserverpb.Maintenance/Defragment")
+    }
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        unimplemented("etcdserverpb.Maintenance/Snapshot")
+    }
+
+    async fn move_leader(&self, _: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        unimplemented("etcdserverpb.Maintenance/MoveLeader")
+    }
+
+    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        unimplemented("etcdserverpb.Maintenance/Downgrade")
+    }
+}

@@ -1,0 +1,91 @@
+//! The gRPC skin: generated services on one side, [`Core`] on the other. Thin on purpose, the only place that knows tonic.
+
+mod cluster;
+mod health;
+mod kv;
+mod maintenance;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use tonic::{Response, Status};
+
+use crate::proto::etcdserverpb::cluster_server::ClusterServer;
+use crate::proto::etcdserverpb::kv_server::KvServer;
+use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::health::health_server::HealthServer;
+use crate::service::Core;
+use crate::status::ApiError;
+
+/// What a message may hold beside the request itself (etcd's 512 KiB).
+const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// One service of the API.
+#[derive(Debug, Clone)]
+struct Api {
+    core: Arc<Core>,
+}
+
+/// All services, ready to be served.
+pub(crate) fn routes(core: &Arc<Core>) -> axum::Router {
+    let api = Api { core: Arc::clone(core) };
+    let receive = core.limits.request_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES);
+    // gRPC's own limit of 2 GiB is all that bounds an answer.
+    let send = usize::MAX;
+    let mut routes = Routes::builder();
+    routes
+        .add_service(KvServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send))
+        .add_service(
+            MaintenanceServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send),
+        )
+        .add_service(ClusterServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send))
+        .add_service(HealthServer::new(api));
+    // What no service knows is answered by the HTTP side.
+    routes.routes().into_axum_router().reset_fallback()
+}
+
+impl Api {
+    /// Counts a unary call and turns its outcome into what tonic sends.
+    async fn unary<T>(
+        &self,
+        service: &'static str,
+        method: &'static str,
+        call: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<Response<T>, Status> {
+        let metrics = &self.core.metrics;
+        metrics.grpc_started.with_label_values(&[method, service, "unary"]).inc();
+        let outcome = call.await.map_err(Status::from);
+        let code = outcome.as_ref().err().map_or(tonic::Code::Ok, Status::code);
+        metrics.grpc_handled.with_label_values(&[code_name(code), method, service, "unary"]).inc();
+        outcome.map(Response::new)
+    }
+}
+
+/// A method that etcd has and this server has not.
+fn unimplemented<T>(method: &'static str) -> Result<Response<T>, Status> {
+    Err(ApiError::Unimplemented { method }.into())
+}
+
+/// gRPC's name of a code, as etcd's metrics carry it.
+fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}

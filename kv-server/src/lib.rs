@@ -1,0 +1,61 @@
+//! An etcd v3 compatible key-value server, as a program and as a library.
+//!
+//! # What it is
+//! The edge of kv: flags, listeners, the gRPC API and HTTP, metrics and logs. It joins a [`kv_store::Store`] to a
+//! [`kv_raft::Driver`] and answers clients from the published view. It is the only crate that knows a runtime, a transport and
+//! protobuf.
+//!
+//! # What it is not
+//! It decides nothing that is replicated: what a command does is `kv-store`'s, when it is durable is `kv-raft`'s.
+//!
+//! # How data flow
+//! ```text
+//! connection -> hyper (h2c, HTTP/1) -> axum routes -> grpc (tonic skin) -> service (logic)
+//!    write: service encodes a command -> driver's queue ... applied -> waiters wake the call -> response
+//!    read:  service waits for the read index if it must, loads the view, answers from it
+//! ```
+//!
+//! # Invariants
+//! * No tonic type outside `grpc` and `status`; no logic inside `grpc`.
+//! * A call that is not answered in time, or whose leader is lost, is told so: its outcome is unknown, never "failed".
+//! * Every flag of etcd is obeyed, or refused with a sentence.
+//!
+//! # Embedding
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use kv_server::{Server, config::Config};
+//! let logger = slog::Logger::root(slog::Discard, slog::o!());
+//! let server = Server::start(Config::defaults()?, &logger).await?;
+//! println!("serving on {}", server.client_addresses()[0]);
+//! server.shutdown().await;
+//! # Ok(()) }
+//! ```
+
+pub mod banner;
+pub mod client;
+pub mod config;
+mod data_dir;
+mod grpc;
+mod http;
+pub mod ids;
+mod listener;
+pub mod logging;
+mod machine;
+mod metrics;
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "generated"
+)]
+pub mod proto;
+mod server;
+mod service;
+pub mod status;
+pub mod version;
+mod waiters;
+
+pub use data_dir::DataDirError;
+pub use server::{Server, StartError};

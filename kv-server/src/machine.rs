@@ -1,0 +1,93 @@
+//! The store as consensus sees it: where `kv-store` and `kv-raft`, which do not know each other, meet.
+
+use bytes::Bytes;
+use kv_raft::{ConfChange, LogEntry, MachineError, Membership, Position, StateMachine};
+use kv_store::{Applied, SnapshotLoader, Store, View};
+use tokio::sync::{mpsc, watch};
+
+use crate::waiters::Completion;
+
+/// A store, and where its results go.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    store: Store,
+    completions: mpsc::UnboundedSender<Completion>,
+    /// The published index, for reads that wait for one.
+    applied: watch::Sender<u64>,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        store: Store,
+        completions: mpsc::UnboundedSender<Completion>,
+        applied: watch::Sender<u64>,
+    ) -> Self {
+        Self { store, completions, applied }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+fn stop(error: impl ToString) -> MachineError {
+    MachineError(error.to_string())
+}
+
+impl StateMachine for Machine {
+    type Response = Applied;
+    type Image = View;
+
+    fn apply(&mut self, entry: &LogEntry, responses: &mut Vec<Applied>) -> Result<(), MachineError> {
+        self.store.apply(entry.index, entry.term, &entry.payload, responses).map_err(stop)
+    }
+
+    fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(Applied, Option<ConfChange>), MachineError> {
+        let (applied, change) = self.store.apply_conf_change(entry.index, entry.term, &entry.payload).map_err(stop)?;
+        let change = change.map(|change| match change {
+            kv_store::ConfChange::AddVoter(id) => ConfChange::AddVoter(id),
+            kv_store::ConfChange::AddLearner(id) => ConfChange::AddLearner(id),
+            kv_store::ConfChange::Remove(id) => ConfChange::Remove(id),
+        });
+        Ok((applied, change))
+    }
+
+    fn publish(&mut self) {
+        self.store.publish();
+        self.applied.send_replace(self.store.view().applied_index());
+    }
+
+    fn done(&mut self, results: Vec<(u64, Applied)>) {
+        if !results.is_empty() {
+            // Nobody listens any more once the server shuts down.
+            drop(self.completions.send(Completion::Applied(results)));
+        }
+    }
+
+    fn applied(&self) -> Position {
+        let view = self.store.view();
+        Position { index: view.applied_index(), term: view.applied_term() }
+    }
+
+    fn membership(&self) -> Membership {
+        let members = self.store.view().members();
+        Membership { voters: members.voters(), learners: members.learners() }
+    }
+
+    fn image(&self) -> View {
+        self.store.view().clone()
+    }
+
+    fn write_image<E>(image: &View, sink: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        image.chunks().try_for_each(|chunk| sink(&chunk))
+    }
+
+    fn install(&mut self, source: &mut dyn FnMut() -> Result<Option<Bytes>, MachineError>) -> Result<(), MachineError> {
+        let mut loader = SnapshotLoader::default();
+        while let Some(chunk) = source()? {
+            loader.push(&chunk).map_err(stop)?;
+        }
+        self.store.install(loader.finish().map_err(stop)?);
+        Ok(())
+    }
+}

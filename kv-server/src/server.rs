@@ -1,0 +1,334 @@
+//! Wiring: from a [`Config`] to a member that serves.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kv_codec::command::{Body, Publish};
+use kv_codec::member::Member;
+use kv_raft::{
+    Driver, DriverConfig, DriverEvent, FileLog, LogIds, LogOptions, NodeConfig, RealDisk, RecoverError, RecoverOptions,
+    Replica, SyncMode, TailLimits, recover,
+};
+use kv_store::{Members, Store, View};
+use slog::{Logger, crit, info};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::config::{Config, Url};
+use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::listener::Listener;
+use crate::logging;
+use crate::machine::Machine;
+use crate::metrics::{Metrics, Names};
+use crate::service::{Core, Limits};
+use crate::status::ApiError;
+use crate::waiters::{self, Completion, Waiters};
+use crate::{grpc, http, ids};
+
+/// etcd's 5 s, to which two election timeouts are added: how long a call waits for the log.
+const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
+/// The log since the last snapshot grows to this, and to the size of that snapshot, before the next is taken.
+const SNAPSHOT_BYTES_MIN: u64 = 64 << 20;
+
+/// Why a server does not start. Each message says what to do.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {url}: {source}; stop what uses the address, or give {flag} another one")]
+    Listen {
+        /// As it was given.
+        url: String,
+        /// The flag that gave it.
+        flag: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A URL whose address is not known.
+    #[error("cannot listen on {url}: its host is no address; give {flag} an IP address or localhost")]
+    NoAddress {
+        /// As it was given.
+        url: String,
+        /// The flag that gave it.
+        flag: &'static str,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// What it holds cannot be recovered.
+    #[error("cannot start from data directory {path}: {source}")]
+    Recover {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: RecoverError,
+    },
+    /// The operating system gives no random numbers.
+    #[error("cannot draw a random number: {0}")]
+    Random(getrandom::Error),
+    /// The member could not publish itself to the cluster.
+    #[error("cannot publish this member to its cluster: {0}")]
+    Publish(ApiError),
+    /// Recovery ended without a result.
+    #[error("recovery was interrupted")]
+    Interrupted,
+}
+
+/// A running member. Dropping it does not stop it cleanly: use [`Server::shutdown`].
+#[derive(Debug)]
+pub struct Server {
+    core: Arc<Core>,
+    driver_thread: JoinHandle<()>,
+    stop: watch::Sender<()>,
+    listeners: JoinSet<()>,
+    client_addresses: Vec<SocketAddr>,
+    logger: Logger,
+    _data_dir: DataDir,
+}
+
+/// What the disk held, and where its results go.
+struct Recovered {
+    data_dir: DataDir,
+    disk: Arc<RealDisk>,
+    replica: Replica<Machine, FileLog<RealDisk>>,
+}
+
+impl Server {
+    /// Recovers the member, joins its cluster and serves.
+    ///
+    /// A disk that fails later aborts the process: what was acknowledged is on disk, and nothing else may be said.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config, logger: &Logger) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let clients = bind_all(&config.listen_client_urls, "--listen-client-urls").await?;
+        let peers = bind_all(&config.listen_peer_urls, "--listen-peer-urls").await?;
+        let client_addresses = clients.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+
+        let (completions, inbox) = mpsc::unbounded_channel();
+        let (applied, applied_seen) = watch::channel(0);
+        let config = Arc::new(config);
+        let Recovered { data_dir, disk, replica } = {
+            let (config, completions) = (Arc::clone(&config), completions.clone());
+            let recovering = tokio::task::spawn_blocking(move || recover_member(&config, completions, applied));
+            recovering.await.map_err(|_| StartError::Interrupted)??
+        };
+        let identity = data_dir.identity();
+        let (report, recovered_in) = (replica.report.clone(), started.elapsed());
+
+        let views = replica.machine.store().reader();
+        let driver_config = driver_config(&config, identity, replica.epoch)?;
+        let epoch = replica.epoch;
+        let on_event = event_handler(completions, &config);
+        let (driver, driver_thread) = Driver::start(driver_config, replica, disk, logger, on_event);
+        let waiters = Arc::new(Waiters::default());
+        tokio::spawn(waiters::run(Arc::clone(&waiters), inbox));
+
+        let metrics = Metrics::new(&Names {
+            server_version: config.report_version.server(),
+            cluster_version: config.report_version.cluster(),
+            member_id: identity.member_id,
+        });
+        let core = Arc::new(Core {
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
+            epoch,
+            version: config.report_version.clone(),
+            limits: Limits {
+                request_bytes_max: config.max_request_bytes,
+                quota_bytes: config.quota_backend_bytes,
+                request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
+            },
+            views,
+            driver,
+            waiters,
+            applied: applied_seen,
+            metrics,
+        });
+        publish(&core, &config).await?;
+        log_recovery(logger, &core, &report, recovered_in);
+
+        let (stop, stopped) = watch::channel(());
+        let mut listeners = JoinSet::new();
+        let client_routes = grpc::routes(&core).merge(http::routes(&core));
+        let with_routes = [(clients, client_routes), (peers, http::peer_routes(&core))];
+        for (sockets, routes) in with_routes {
+            for socket in sockets {
+                let max_concurrent_streams = config.max_concurrent_streams;
+                let listener = Listener { socket, routes: routes.clone(), max_concurrent_streams };
+                listeners.spawn(listener.serve(stopped.clone(), logger.clone()));
+            }
+        }
+        info!(logger, "ready to serve client requests");
+        for url in &config.listen_client_urls {
+            info!(logger, "serving client traffic"; "address" => url.as_str());
+        }
+        Ok(Self { core, driver_thread, stop, listeners, client_addresses, logger: logger.clone(), _data_dir: data_dir })
+    }
+
+    /// The addresses that clients are served on, as bound: a port of 0 is a real one here.
+    #[must_use]
+    pub fn client_addresses(&self) -> &[SocketAddr] {
+        &self.client_addresses
+    }
+
+    /// The current revision.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.core.views.load().revision()
+    }
+
+    /// Takes no more connections, lets open calls finish, and closes the log.
+    pub async fn shutdown(mut self) {
+        // Nobody listens if every listener has ended by itself.
+        let _ = self.stop.send(());
+        while self.listeners.join_next().await.is_some() {}
+        self.core.driver.shutdown();
+        let thread = self.driver_thread;
+        // A driver that panicked has said so.
+        drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
+        info!(self.logger, "closed etcd server"; "revision" => self.core.views.load().revision());
+    }
+}
+
+async fn bind_all(urls: &[Url], flag: &'static str) -> Result<Vec<TcpListener>, StartError> {
+    let mut sockets = Vec::new();
+    for url in urls {
+        let address = url.socket_addr();
+        let address = address.ok_or_else(|| StartError::NoAddress { url: url.as_str().to_owned(), flag })?;
+        // Tokio sets SO_REUSEADDR: a port is free again the moment its server is gone.
+        let bound = TcpListener::bind(address).await;
+        sockets.push(bound.map_err(|source| StartError::Listen { url: url.as_str().to_owned(), flag, source })?);
+    }
+    Ok(sockets)
+}
+
+/// The members that a new cluster starts with, and the ids they give it.
+fn initial_members(config: &Config) -> (Vec<Member>, Identity) {
+    let mut own = 0;
+    let members = config.initial_cluster.iter().map(|(name, urls)| {
+        let peer_urls: Vec<String> = urls.iter().map(|url| url.as_str().to_owned()).collect();
+        let id = ids::member_id(&peer_urls, &config.initial_cluster_token);
+        if *name == config.name {
+            own = id;
+        }
+        Member { id, name: name.clone(), peer_urls, client_urls: Vec::new(), is_learner: false }
+    });
+    let members: Vec<_> = members.collect();
+    let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+    (members, Identity { cluster_id: ids::cluster_id(&ids), member_id: own })
+}
+
+fn recover_member(
+    config: &Config,
+    completions: mpsc::UnboundedSender<Completion>,
+    applied: watch::Sender<u64>,
+) -> Result<Recovered, StartError> {
+    let (members, new) = initial_members(config);
+    let mut data_dir = DataDir::open(&config.data_dir, new)?;
+    let Identity { cluster_id, member_id } = data_dir.identity();
+    let sync = if config.unsafe_no_fsync { SyncMode::UnsafeNone } else { SyncMode::Fsync };
+    let disk = Arc::new(RealDisk::new(data_dir.path(), sync));
+    let log = LogOptions::new(LogIds { cluster_id, member_id });
+    let options = RecoverOptions { log, tail: TailLimits::default() };
+    let genesis = Machine::new(Store::genesis(Members::new(members, [])), completions, applied);
+    let replica = recover(&disk, &options, genesis)
+        .map_err(|source| StartError::Recover { path: config.data_dir.clone(), source })?;
+    data_dir.note_log(replica.report.fresh)?;
+    Ok(Recovered { data_dir, disk, replica })
+}
+
+/// One line that says what was there, and what it has come to.
+fn log_recovery(logger: &Logger, core: &Core, report: &Report, took: Duration) {
+    let view = core.views.load_full();
+    let what = if report.fresh { "started a new member" } else { "recovered" };
+    info!(logger, "{}", what;
+        "cluster-id" => format!("{:x}", core.cluster_id),
+        "member-id" => format!("{:x}", core.member_id),
+        "revision" => view.revision(),
+        "keys" => view.live_keys(),
+        "snapshot-index" => report.snapshot.index,
+        "entries-applied" => report.entries_applied,
+        "entries-uncommitted" => report.entries_uncommitted,
+        "cut" => report.cut.as_deref().unwrap_or("none"),
+        "boot-epoch" => core.epoch,
+        "took" => format!("{took:?}"),
+    );
+}
+
+fn driver_config(config: &Config, identity: Identity, epoch: u64) -> Result<DriverConfig, StartError> {
+    let ticks = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
+    Ok(DriverConfig {
+        node: NodeConfig {
+            id: identity.member_id,
+            epoch,
+            seed: getrandom::u64().map_err(StartError::Random)?,
+            election_ticks: usize::try_from(ticks).unwrap_or(usize::MAX),
+            heartbeat_ticks: 1,
+            tail: TailLimits::default(),
+        },
+        cluster_id: identity.cluster_id,
+        tick: config.heartbeat_interval,
+        snapshot_entries: config.snapshot_count,
+        snapshot_bytes_min: SNAPSHOT_BYTES_MIN,
+    })
+}
+
+/// Carries what the driver says to the calls that wait. Runs on the driver's thread.
+fn event_handler(
+    completions: mpsc::UnboundedSender<Completion>,
+    config: &Arc<Config>,
+) -> Box<dyn FnMut(DriverEvent<View>) + Send> {
+    let config = Arc::clone(config);
+    let mut term_led = 0;
+    Box::new(move |event| {
+        let completion = match event {
+            DriverEvent::Rejected(numbers, reason) => Completion::Rejected(numbers, reason),
+            DriverEvent::ReadsReady(reads) => Completion::ReadsReady(reads),
+            DriverEvent::ReadsDropped(reads) => Completion::ReadsDropped(reads),
+            DriverEvent::Leadership(leadership) => {
+                let lost = term_led != 0 && leadership.term != term_led;
+                term_led = if leadership.leader == 0 { 0 } else { leadership.term };
+                if !lost {
+                    return;
+                }
+                Completion::LeaderChanged
+            }
+            DriverEvent::Fatal(error) => abort(&config, &error.to_string()),
+            // A cluster of one sends nothing and cannot lose its one member.
+            DriverEvent::Messages(_) | DriverEvent::Snapshot(..) | DriverEvent::Removed => return,
+        };
+        // Nobody waits any more once the server shuts down.
+        drop(completions.send(completion));
+    })
+}
+
+/// Ends the process at once, with the reason on stderr. After a failed write or sync nobody knows what the disk holds: only
+/// recovery, which reads it, does.
+fn abort(config: &Config, error: &str) -> ! {
+    let (logger, guard) = logging::root(config.log_level, config.log_format);
+    crit!(logger, "cannot go on; restart this server once the cause is gone, what it acknowledged is on disk";
+        "error" => error, "data-dir" => config.data_dir.display().to_string());
+    // Writes the line out.
+    drop((logger, guard));
+    std::process::abort();
+}
+
+/// Waits for a leader, and tells the cluster this member's name and client URLs.
+async fn publish(core: &Core, config: &Config) -> Result<(), StartError> {
+    let client_urls: Vec<String> = config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect();
+    core.read_barrier().await.map_err(StartError::Publish)?;
+    let view = core.views.load_full();
+    let known = view.members().get(core.member_id);
+    if known.is_some_and(|member| member.name == config.name && member.client_urls == client_urls) {
+        return Ok(());
+    }
+    let publish = Publish { id: core.member_id, name: config.name.clone(), client_urls };
+    core.replicate(&Body::Publish(publish)).await.map_err(StartError::Publish)?;
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! KV: Range, Put, DeleteRange.
+
+use kv_codec::command::{Body, DeleteRange, Put};
+use kv_store::{KeyRange, Outcome, RangeQuery, SortOrder, SortTarget};
+
+use super::{Core, count, key_value};
+use crate::proto::etcdserverpb::range_request;
+use crate::proto::etcdserverpb::{
+    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+};
+use crate::status::ApiError;
+
+/// What etcd counts for a put beside key and value when it looks at the quota.
+const PUT_OVERHEAD_BYTES: u64 = 256;
+
+impl Core {
+    /// Reads a range, linearizably unless the request says otherwise.
+    pub(crate) async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ApiError> {
+        let query = range_query(request)?;
+        if !request.serializable {
+            self.read_barrier().await?;
+        }
+        self.metrics.ranges.inc();
+        let view = self.views.load_full();
+        let ranged = view.range(&query)?;
+        let mut kvs: Vec<_> = ranged.kvs.iter().map(|block| key_value(block)).collect();
+        if request.keys_only {
+            kvs.iter_mut().for_each(|kv| kv.value.clear());
+        }
+        Ok(RangeResponse { header: self.header(view.revision()), kvs, more: ranged.more, count: count(ranged.count) })
+    }
+
+    /// Puts a key.
+    pub(crate) async fn put(&self, request: &PutRequest) -> Result<PutResponse, ApiError> {
+        if request.key.is_empty() {
+            return Err(ApiError::EmptyKey);
+        }
+        if request.ignore_value && !request.value.is_empty() {
+            return Err(ApiError::ValueProvided);
+        }
+        if request.ignore_lease && request.lease != 0 {
+            return Err(ApiError::LeaseProvided);
+        }
+        let bytes = (request.key.len() + request.value.len()) as u64;
+        self.check_quota(PUT_OVERHEAD_BYTES + bytes)?;
+        let body = Body::Put(Put {
+            key: &request.key,
+            value: &request.value,
+            lease: request.lease,
+            prev_kv: request.prev_kv,
+            ignore_value: request.ignore_value,
+            ignore_lease: request.ignore_lease,
+        });
+        let applied = self.replicate(&body).await?;
+        self.metrics.puts.inc();
+        let Outcome::Put { prev } = applied.outcome else {
+            unreachable!("a put is answered by a put");
+        };
+        let prev_kv = prev.filter(|_| request.prev_kv).map(|block| key_value(&block));
+        Ok(PutResponse { header: self.header(applied.revision), prev_kv })
+    }
+
+    /// Deletes a range.
+    pub(crate) async fn delete_range(&self, request: &DeleteRangeRequest) -> Result<DeleteRangeResponse, ApiError> {
+        if request.key.is_empty() {
+            return Err(ApiError::EmptyKey);
+        }
+        let body = Body::DeleteRange(DeleteRange {
+            key: &request.key,
+            range_end: &request.range_end,
+            prev_kv: request.prev_kv,
+        });
+        let applied = self.replicate(&body).await?;
+        self.metrics.deletes.inc();
+        let Outcome::Deleted { prev } = applied.outcome else {
+            unreachable!("a deletion is answered by a deletion");
+        };
+        let deleted = count(prev.len() as u64);
+        let prev_kvs = if request.prev_kv { prev.iter().map(key_value).collect() } else { Vec::new() };
+        Ok(DeleteRangeResponse { header: self.header(applied.revision), deleted, prev_kvs })
+    }
+
+    /// Refuses what would take the store over its quota.
+    fn check_quota(&self, bytes: u64) -> Result<(), ApiError> {
+        let taken = self.views.load().bytes().history;
+        match self.limits.quota_bytes {
+            Some(quota) if taken + bytes >= quota => Err(ApiError::NoSpace),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn range_query(request: &RangeRequest) -> Result<RangeQuery<'_>, ApiError> {
+    if request.key.is_empty() {
+        return Err(ApiError::EmptyKey);
+    }
+    let order = range_request::SortOrder::try_from(request.sort_order).map_err(|_| ApiError::InvalidSortOption)?;
+    let target = range_request::SortTarget::try_from(request.sort_target).map_err(|_| ApiError::InvalidSortOption)?;
+    Ok(RangeQuery {
+        range: KeyRange::new(&request.key, &request.range_end),
+        limit: request.limit,
+        revision: request.revision,
+        order: match order {
+            range_request::SortOrder::None => SortOrder::None,
+            range_request::SortOrder::Ascend => SortOrder::Ascend,
+            range_request::SortOrder::Descend => SortOrder::Descend,
+        },
+        target: match target {
+            range_request::SortTarget::Key => SortTarget::Key,
+            range_request::SortTarget::Version => SortTarget::Version,
+            range_request::SortTarget::Create => SortTarget::Create,
+            range_request::SortTarget::Mod => SortTarget::Mod,
+            range_request::SortTarget::Value => SortTarget::Value,
+        },
+        count_only: request.count_only,
+        min_mod_revision: request.min_mod_revision,
+        max_mod_revision: request.max_mod_revision,
+        min_create_revision: request.min_create_revision,
+        max_create_revision: request.max_create_revision,
+    })
+}

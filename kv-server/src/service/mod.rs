@@ -1,0 +1,132 @@
+//! The logic of the API: a request in, a response or an [`ApiError`] out. No transport here.
+
+mod cluster;
+mod kv;
+mod maintenance;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_codec::command::{Body, CommandHeader};
+use kv_raft::Handle;
+use kv_store::{Applied, Block, Outcome, ReadError, Rejection, ViewReader};
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+use crate::proto::etcdserverpb::ResponseHeader;
+use crate::proto::mvccpb::KeyValue;
+use crate::status::ApiError;
+use crate::version::ReportedVersion;
+use crate::waiters::Waiters;
+
+/// What a request may cost at most.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of an encoded command.
+    pub(crate) request_bytes_max: usize,
+    /// Bytes of the store; `None` for no limit.
+    pub(crate) quota_bytes: Option<u64>,
+    /// How long a call waits for the log.
+    pub(crate) request_timeout: Duration,
+}
+
+/// Everything a call needs. One per server.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) cluster_id: u64,
+    pub(crate) member_id: u64,
+    pub(crate) epoch: u64,
+    pub(crate) version: ReportedVersion,
+    pub(crate) limits: Limits,
+    pub(crate) views: ViewReader,
+    pub(crate) driver: Handle,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) metrics: Metrics,
+}
+
+impl Core {
+    /// The header of a response; `revision` is the one of the operation, or the store's.
+    fn header(&self, revision: i64) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.cluster_id,
+            member_id: self.member_id,
+            revision,
+            raft_term: self.driver.status().numbers().term,
+        })
+    }
+
+    /// Replicates a command and waits until it is applied and published.
+    pub(crate) async fn replicate(&self, body: &Body<'_>) -> Result<Applied, ApiError> {
+        let header = CommandHeader { origin: self.member_id, epoch: self.epoch, ..CommandHeader::default() };
+        let command = body.encode(&header);
+        if command.len() > self.limits.request_bytes_max {
+            return Err(ApiError::RequestTooLarge);
+        }
+        let applied = self.waiters.write(&self.driver, command, self.limits.request_timeout).await;
+        if applied.is_err() {
+            self.metrics.proposals_failed.inc();
+        }
+        match applied? {
+            Applied { outcome: Outcome::Rejected(rejection), .. } => Err(rejection.into()),
+            applied => Ok(applied),
+        }
+    }
+
+    /// Waits until the published view is at least as new as this call.
+    pub(crate) async fn read_barrier(&self) -> Result<(), ApiError> {
+        if self.driver.status().is_lone_leader() {
+            return Ok(());
+        }
+        let index = self.waiters.read_index(&self.driver, self.limits.request_timeout).await?;
+        let mut applied = self.applied.clone();
+        let reached = applied.wait_for(|applied| *applied >= index);
+        match tokio::time::timeout(self.limits.request_timeout, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ApiError::Stopped),
+            Err(_) => Err(ApiError::Timeout),
+        }
+    }
+}
+
+impl From<Rejection> for ApiError {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::KeyNotFound => Self::KeyNotFound,
+            Rejection::LeaseNotFound => Self::LeaseNotFound,
+            Rejection::MemberNotFound => Self::MemberNotFound,
+            Rejection::MemberIdExists => Self::MemberExists,
+            Rejection::PeerUrlExists => Self::PeerUrlExists,
+            Rejection::TooManyLearners => Self::TooManyLearners,
+            Rejection::NotLearner => Self::MemberNotLearner,
+            Rejection::NotEnoughMembers => Self::MemberNotEnoughStarted,
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Compacted { .. } => Self::Compacted,
+            ReadError::Future { .. } => Self::FutureRevision,
+        }
+    }
+}
+
+/// A block as the API shows it.
+fn key_value(block: &Block) -> KeyValue {
+    KeyValue {
+        key: Bytes::copy_from_slice(block.key()),
+        create_revision: block.create_revision(),
+        mod_revision: block.mod_revision(),
+        version: block.version(),
+        value: Bytes::copy_from_slice(block.value()),
+        lease: block.lease(),
+    }
+}
+
+/// A count as the API's signed integers carry it.
+fn count(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,190 @@
+//! Calls that wait for the log: who they are, and waking them.
+//!
+//! Results come from the driver's thread once per batch, through one channel to one task, which wakes the calls: the runtime is
+//! woken once per batch, not once per call.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use kv_codec::command::set_seq;
+use kv_raft::{Handle, Input, ProposeError, RejectReason};
+use kv_store::Applied;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::status::ApiError;
+
+/// What the driver's thread has to say to waiting calls.
+#[derive(Debug)]
+pub(crate) enum Completion {
+    /// Commands were applied, by sequence number.
+    Applied(Vec<(u64, Applied)>),
+    /// Commands were refused and are in no log.
+    Rejected(Vec<u64>, RejectReason),
+    /// Reads may be served once the index beside them is published.
+    ReadsReady(Vec<(u64, u64)>),
+    /// Reads were refused.
+    ReadsDropped(Vec<u64>),
+    /// Another member leads now, or none: what is in flight has an unknown outcome.
+    LeaderChanged,
+}
+
+/// Calls that wait for the log.
+///
+/// * A command's sequence number is drawn and queued under one lock: numbers rise in the order of the queue.
+/// * A call that is given up leaves nothing behind.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    writes: Mutex<Table<Applied>>,
+    reads: Mutex<Table<u64>>,
+    leader_changes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Table<T> {
+    last: u64,
+    waiting: HashMap<u64, oneshot::Sender<Result<T, ApiError>>>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { last: 0, waiting: HashMap::new() }
+    }
+}
+
+/// Removes a call from its table when the call ends, however it ends.
+struct Entry<'a, T> {
+    table: &'a Mutex<Table<T>>,
+    number: u64,
+}
+
+impl<T> Drop for Entry<'_, T> {
+    fn drop(&mut self) {
+        lock(self.table).waiting.remove(&self.number);
+    }
+}
+
+fn lock<T>(table: &Mutex<Table<T>>) -> MutexGuard<'_, Table<T>> {
+    table.lock().expect("nothing panics while it holds the table")
+}
+
+impl Waiters {
+    /// Queues an encoded command and waits for its result.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`] and [`ApiError::NoLeader`]: it was not taken. [`ApiError::Timeout`],
+    /// [`ApiError::LeaderChanged`] and [`ApiError::Stopped`]: its fate is unknown.
+    pub(crate) async fn write(
+        &self,
+        driver: &Handle,
+        mut command: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Applied, ApiError> {
+        let (sender, receiver) = oneshot::channel();
+        let number = {
+            let mut table = lock(&self.writes);
+            let number = table.last + 1;
+            set_seq(&mut command, number);
+            driver.propose(command).map_err(not_queued)?;
+            table.last = number;
+            table.waiting.insert(number, sender);
+            number
+        };
+        let entry = Entry { table: &self.writes, number };
+        wait(receiver, timeout, entry).await
+    }
+
+    /// Waits for an index at which a read is linearizable.
+    ///
+    /// # Errors
+    /// [`ApiError::Timeout`], [`ApiError::TooManyRequests`], [`ApiError::Stopped`].
+    pub(crate) async fn read_index(&self, driver: &Handle, timeout: Duration) -> Result<u64, ApiError> {
+        let (sender, receiver) = oneshot::channel();
+        let number = {
+            let mut table = lock(&self.reads);
+            let number = table.last + 1;
+            driver.input(Input::Read(number)).map_err(not_queued)?;
+            table.last = number;
+            table.waiting.insert(number, sender);
+            number
+        };
+        let entry = Entry { table: &self.reads, number };
+        wait(receiver, timeout, entry).await
+    }
+
+    /// Calls that wait for a write.
+    pub(crate) fn pending_writes(&self) -> usize {
+        lock(&self.writes).waiting.len()
+    }
+
+    fn complete(&self, completion: Completion) {
+        match completion {
+            Completion::Applied(results) => {
+                wake(&self.writes, results.into_iter().map(|(number, applied)| (number, Ok(applied))));
+            }
+            Completion::Rejected(numbers, reason) => {
+                let why = match reason {
+                    RejectReason::NoLeader | RejectReason::NotLeader => ApiError::NoLeader,
+                    RejectReason::Busy => ApiError::TooManyRequests,
+                    RejectReason::ConfChangePending => ApiError::Unhealthy,
+                };
+                wake(&self.writes, numbers.into_iter().map(|number| (number, Err(why.clone()))));
+            }
+            Completion::ReadsReady(reads) => {
+                wake(&self.reads, reads.into_iter().map(|(number, index)| (number, Ok(index))));
+            }
+            Completion::ReadsDropped(numbers) => {
+                wake(&self.reads, numbers.into_iter().map(|number| (number, Err(ApiError::TooManyRequests))));
+            }
+            Completion::LeaderChanged => {
+                self.leader_changes.fetch_add(1, Ordering::Relaxed);
+                let waiting: Vec<_> = lock(&self.writes).waiting.keys().copied().collect();
+                wake(&self.writes, waiting.into_iter().map(|number| (number, Err(ApiError::LeaderChanged))));
+            }
+        }
+    }
+}
+
+/// Wakes the calls of one batch: their senders are taken under one lock, and used outside of it.
+fn wake<T>(table: &Mutex<Table<T>>, results: impl Iterator<Item = (u64, Result<T, ApiError>)>) {
+    let mut woken = Vec::with_capacity(results.size_hint().0);
+    {
+        let mut table = lock(table);
+        for (number, result) in results {
+            // A call that gave up is not there any more.
+            if let Some(sender) = table.waiting.remove(&number) {
+                woken.push((sender, result));
+            }
+        }
+    }
+    for (sender, result) in woken {
+        drop(sender.send(result));
+    }
+}
+
+async fn wait<T>(
+    receiver: oneshot::Receiver<Result<T, ApiError>>,
+    timeout: Duration,
+    _entry: Entry<'_, T>,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(timeout, receiver).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(ApiError::Stopped),
+        Err(_) => Err(ApiError::Timeout),
+    }
+}
+
+fn not_queued(error: ProposeError) -> ApiError {
+    match error {
+        ProposeError::Full => ApiError::TooManyRequests,
+        ProposeError::Stopped => ApiError::Stopped,
+    }
+}
+
+/// Wakes calls as the driver's thread says, until it is gone.
+pub(crate) async fn run(waiters: Arc<Waiters>, mut completions: mpsc::UnboundedReceiver<Completion>) {
+    while let Some(completion) = completions.recv().await {
+        waiters.complete(completion);
+    }
+}

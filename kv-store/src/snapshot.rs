@@ -1,0 +1,261 @@
+//! The state as a stream of bytes, and back.
+//!
+//! ```text
+//! stream  = version (1 byte, 1) | header | latest blocks in key order | superseded blocks in (key, revision) order
+//! header  = revision | compact_revision | applied_index | applied_term        (varints)
+//!         | members (count, members) | removed (count, ids as u64 LE)
+//!         | number of latest blocks | number of superseded blocks             (varints)
+//! block   = tombstone (0 or 1) | create | main | sub | version | lease        (varints)
+//!         | key (length, bytes) | value (length, bytes)
+//! ```
+//!
+//! The stream is cut into chunks at any byte; checksums are the business of whoever stores or sends them.
+
+use im::{OrdMap, OrdSet};
+use kv_codec::DecodeError;
+use kv_codec::command::FIELD_BYTES_MAX;
+use kv_codec::member::Member;
+use kv_codec::varint::{Reader, put_bytes, put_u64};
+
+use crate::view::{Latest, Superseded};
+use crate::{Block, ByteCounts, Members, Revision, View};
+
+/// The stream format that this build writes.
+pub const SNAPSHOT_VERSION: u8 = 1;
+/// How long a chunk is, the last one aside.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// The most members, present or removed, that a header may claim.
+const MEMBERS_MAX: u64 = 1 << 20;
+
+impl View {
+    /// The stream, chunk by chunk; made on the way, so that it takes the memory of one chunk.
+    #[must_use]
+    pub fn chunks(&self) -> SnapshotChunks<'_> {
+        let mut buffer = Vec::with_capacity(CHUNK_BYTES + 1024);
+        put_header(&mut buffer, self);
+        let latest = self.keys.iter().map(|latest| &latest.0);
+        let superseded = self.superseded.iter().map(|superseded| &superseded.0);
+        SnapshotChunks { blocks: Box::new(latest.chain(superseded)), buffer }
+    }
+}
+
+/// Yields the chunks of a stream, each at most 256 KiB.
+pub struct SnapshotChunks<'v> {
+    blocks: Box<dyn Iterator<Item = &'v Block> + Send + 'v>,
+    buffer: Vec<u8>,
+}
+
+impl Iterator for SnapshotChunks<'_> {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        while self.buffer.len() < CHUNK_BYTES {
+            match self.blocks.next() {
+                Some(block) => put_block(&mut self.buffer, block),
+                None => break,
+            }
+        }
+        if self.buffer.is_empty() {
+            return None;
+        }
+        let rest = self.buffer.split_off(self.buffer.len().min(CHUNK_BYTES));
+        Some(std::mem::replace(&mut self.buffer, rest))
+    }
+}
+
+fn put_header(out: &mut Vec<u8>, view: &View) {
+    out.push(SNAPSHOT_VERSION);
+    put_u64(out, view.revision.cast_unsigned());
+    put_u64(out, view.compact_revision.cast_unsigned());
+    put_u64(out, view.applied_index);
+    put_u64(out, view.applied_term);
+    put_u64(out, view.members.iter().len() as u64);
+    for member in view.members.iter() {
+        member.encode(out);
+    }
+    put_u64(out, view.members.removed().len() as u64);
+    for id in view.members.removed() {
+        out.extend_from_slice(&id.to_le_bytes());
+    }
+    put_u64(out, view.keys.len() as u64);
+    put_u64(out, view.superseded.len() as u64);
+}
+
+fn put_block(out: &mut Vec<u8>, block: &Block) {
+    out.push(u8::from(block.is_tombstone()));
+    put_u64(out, block.create_revision().cast_unsigned());
+    put_u64(out, block.mod_revision().cast_unsigned());
+    put_u64(out, u64::from(block.revision().sub));
+    put_u64(out, block.version().cast_unsigned());
+    put_u64(out, block.lease().cast_unsigned());
+    put_bytes(out, block.key());
+    put_bytes(out, block.value());
+}
+
+/// Builds a view from a stream's chunks.
+#[derive(Debug, Default)]
+pub struct SnapshotLoader {
+    /// Bytes of an item that the next chunk completes.
+    pending: Vec<u8>,
+    state: Option<Loading>,
+}
+
+#[derive(Debug)]
+struct Loading {
+    view: View,
+    latest_left: u64,
+    superseded_left: u64,
+    history: Vec<(Revision, Block)>,
+}
+
+impl SnapshotLoader {
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for bytes that [`View::chunks`] does not make, blocks out of order among them.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), DecodeError> {
+        self.pending.extend_from_slice(chunk);
+        let mut at = 0;
+        while at < self.pending.len() {
+            let mut reader = Reader::new(&self.pending[at..]);
+            match step(&mut self.state, &mut reader) {
+                Ok(()) => at = self.pending.len() - reader.rest().len(),
+                // The item goes on in the next chunk.
+                Err(DecodeError::Truncated(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.pending.drain(..at);
+        Ok(())
+    }
+
+    /// The view, once all chunks are in.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the stream ended early.
+    pub fn finish(self) -> Result<View, DecodeError> {
+        let mut loading = self.state.ok_or(DecodeError::Truncated("snapshot header"))?;
+        if loading.latest_left > 0 || loading.superseded_left > 0 || !self.pending.is_empty() {
+            return Err(DecodeError::Truncated("snapshot"));
+        }
+        loading.history.sort_unstable_by_key(|(revision, _)| *revision);
+        loading.view.history = loading.history.into_iter().collect::<OrdMap<_, _>>();
+        Ok(loading.view)
+    }
+}
+
+/// Reads one item.
+fn step(state: &mut Option<Loading>, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+    let Some(loading) = state else {
+        *state = Some(header(reader)?);
+        return Ok(());
+    };
+    if loading.latest_left > 0 {
+        let block = block(reader, loading.view.revision)?;
+        loading.add_latest(block)
+    } else if loading.superseded_left > 0 {
+        let block = block(reader, loading.view.revision)?;
+        loading.add_superseded(block)
+    } else {
+        Err(DecodeError::Trailing("snapshot"))
+    }
+}
+
+impl Loading {
+    fn add_latest(&mut self, block: Block) -> Result<(), DecodeError> {
+        let latest = Latest(block.clone());
+        if self.view.keys.get_max().is_some_and(|last| *last >= latest) {
+            return Err(DecodeError::Invalid("order of snapshot keys"));
+        }
+        self.view.keys.insert(latest);
+        self.latest_left -= 1;
+        if !block.is_tombstone() {
+            self.view.live += 1;
+            self.view.bytes.live += block.bytes();
+        }
+        self.add_history(block);
+        Ok(())
+    }
+
+    fn add_superseded(&mut self, block: Block) -> Result<(), DecodeError> {
+        let superseded = Superseded(block.clone());
+        if self.view.superseded.get_max().is_some_and(|last| *last >= superseded) {
+            return Err(DecodeError::Invalid("order of snapshot revisions"));
+        }
+        let latest = self.view.latest(block.key());
+        if latest.is_none_or(|latest| latest.revision() <= block.revision()) {
+            return Err(DecodeError::Invalid("superseded revision"));
+        }
+        self.view.superseded.insert(superseded);
+        self.superseded_left -= 1;
+        self.add_history(block);
+        Ok(())
+    }
+
+    fn add_history(&mut self, block: Block) {
+        self.view.bytes.history += block.bytes();
+        self.history.push((block.revision(), block));
+    }
+}
+
+fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
+    let found = reader.u8("snapshot version")?;
+    if found != SNAPSHOT_VERSION {
+        return Err(DecodeError::Version { what: "snapshot", found });
+    }
+    let revision = reader.i64("revision")?;
+    let compact_revision = reader.i64("compact revision")?;
+    if revision < 1 || compact_revision < 0 || compact_revision > revision {
+        return Err(DecodeError::Invalid("snapshot revision"));
+    }
+    let applied_index = reader.u64("applied index")?;
+    let applied_term = reader.u64("applied term")?;
+    let members: Vec<_> = items(reader, Member::decode)?;
+    let removed: Vec<_> = items(reader, |reader| reader.fixed_u64("removed member"))?;
+    let latest_left = reader.u64("number of keys")?;
+    let superseded_left = reader.u64("number of revisions")?;
+    let view = View {
+        keys: OrdSet::new(),
+        superseded: OrdSet::new(),
+        history: OrdMap::new(),
+        revision,
+        compact_revision,
+        live: 0,
+        bytes: ByteCounts::default(),
+        members: Members::new(members, removed),
+        applied_index,
+        applied_term,
+    };
+    Ok(Loading { view, latest_left, superseded_left, history: Vec::new() })
+}
+
+fn items<T>(
+    reader: &mut Reader<'_>,
+    mut item: impl FnMut(&mut Reader<'_>) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    let count = reader.u64("number of members")?;
+    if count > MEMBERS_MAX {
+        return Err(DecodeError::TooLong { what: "list of members", len: count, max: MEMBERS_MAX });
+    }
+    (0..count).map(|_| item(reader)).collect()
+}
+
+fn block(reader: &mut Reader<'_>, revision_max: i64) -> Result<Block, DecodeError> {
+    let tombstone = reader.bool("tombstone")?;
+    let create = reader.i64("create revision")?;
+    let main = reader.i64("mod revision")?;
+    let sub = u32::try_from(reader.u64("sub revision")?).map_err(|_| DecodeError::Invalid("sub revision"))?;
+    let version = reader.i64("version")?;
+    let lease = reader.i64("lease")?;
+    let key = reader.bytes(FIELD_BYTES_MAX, "key")?;
+    let value = reader.bytes(FIELD_BYTES_MAX, "value")?;
+    let revision = Revision { main, sub };
+    if main < 1 || main > revision_max || create > main {
+        return Err(DecodeError::Invalid("block revision"));
+    }
+    match (tombstone, create, version, lease, value) {
+        (true, 0, 0, 0, b"") => Ok(Block::tombstone(revision, key)),
+        (false, 1.., 1.., _, _) => Ok(Block::put(revision, create, version, lease, key, value)),
+        _ => Err(DecodeError::Invalid("block")),
+    }
+}

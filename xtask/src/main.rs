@@ -1,0 +1,77 @@
+//! `cargo xtask`: every task of the project under one command.
+//!
+//! It knows none of the other crates: it starts `cargo`, the built binaries and, where they are installed, real etcd
+//! clients, and it reads the tree for [`tidy`]. Each task prints what it runs, so that any line can be run by hand.
+
+mod ci;
+mod clients;
+mod run;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::run::{Workspace, step};
+
+/// Tasks of the kv project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything a change must pass: format, lints, tests, docs, tidy, a short simulation, installed clients.
+    Ci,
+    /// Checks of the tree that no compiler makes: layering, versions, file sizes, words, links.
+    Tidy,
+    /// Runs the simulator, built for release, with the arguments given.
+    Sim(Passed),
+    /// Kills kv-server under load, again and again, and checks what it kept. Both are built for release.
+    Crash(Passed),
+    /// Runs the etcd clients that are installed here against a server of ours.
+    Clients,
+}
+
+#[derive(clap::Args)]
+struct Passed {
+    /// Handed on as they are.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Ci => ci::run(&workspace),
+        Task::Tidy => tidy::run(&workspace),
+        Task::Clients => clients::run(&workspace).map(drop),
+        Task::Sim(passed) => {
+            let mut command = workspace.cargo(&["run", "--release", "--package", "kv-sim", "--"]);
+            command.args(passed.arguments);
+            step(&mut command)
+        }
+        Task::Crash(passed) => {
+            step(&mut workspace.cargo(&["build", "--release", "--package", "kv-server", "--package", "kv-bench"]))?;
+            let release = workspace.target_directory.join("release");
+            let mut command = std::process::Command::new(release.join("kv-bench"));
+            command.arg("crash").arg("--server").arg(release.join("kv-server")).args(passed.arguments);
+            step(&mut command)
+        }
+    }
+}
