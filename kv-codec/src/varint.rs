@@ -35,7 +35,7 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 #[must_use]
 pub const fn len_u64(value: u64) -> usize {
     // 1 | value: zero takes one byte as well.
-    ((64 - (1 | value).leading_zeros() as usize) + 6) / 7
+    (64 - (1 | value).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Takes values off the front of a slice. Every method names the value it was after, for the error.

@@ -342,8 +342,7 @@ impl Node {
 
     /// Appends a batch to the leader's log; whether raft took it. (Raft's own `propose` would copy it.)
     fn step_proposal(&mut self, batch: Bytes) -> bool {
-        let mut entry = Entry::default();
-        entry.data = batch;
+        let entry = Entry { data: batch, ..Entry::default() };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.config.id;

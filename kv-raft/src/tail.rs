@@ -206,11 +206,8 @@ impl Membership {
 }
 
 pub(crate) fn to_raft_hard_state(hard_state: HardState) -> raft::eraftpb::HardState {
-    let mut out = raft::eraftpb::HardState::default();
-    out.term = hard_state.term;
-    out.vote = hard_state.vote;
-    out.commit = hard_state.commit;
-    out
+    let HardState { term, vote, commit } = hard_state;
+    raft::eraftpb::HardState { term, vote, commit, ..Default::default() }
 }
 
 pub(crate) fn from_raft_hard_state(hard_state: &raft::eraftpb::HardState) -> HardState {
@@ -228,9 +225,7 @@ pub(crate) fn to_log_entry(entry: &Entry) -> LogEntry {
 
 /// The raft entry that [`to_log_entry`] came from, without raft's own encoding of a conf change: nothing reads it again.
 pub(crate) fn to_raft_entry(entry: LogEntry) -> Entry {
-    let mut out = Entry::default();
-    out.index = entry.index;
-    out.term = entry.term;
+    let mut out = Entry { index: entry.index, term: entry.term, ..Entry::default() };
     match entry.kind {
         EntryKind::Normal => out.data = entry.payload,
         EntryKind::ConfChange => {

@@ -10,7 +10,7 @@ use kv_codec::command::{Body, Publish};
 use kv_codec::member::Member;
 use kv_raft::{
     Driver, DriverConfig, DriverEvent, FileLog, LogIds, LogOptions, NodeConfig, RealDisk, RecoverError, RecoverOptions,
-    Replica, SyncMode, TailLimits, recover,
+    Replica, Report, SyncMode, TailLimits, recover,
 };
 use kv_store::{Members, Store, View};
 use slog::{Logger, crit, info};

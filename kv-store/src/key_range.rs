@@ -2,6 +2,9 @@
 
 use std::ops::Bound;
 
+/// Where a range starts and ends, as an ordered map takes it.
+pub type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// A range of keys: `key` and `range_end` of a request, told apart.
 ///
 /// | `range_end` | means |
@@ -32,7 +35,7 @@ impl<'a> KeyRange<'a> {
 
     /// The bounds, for an ordered map; `None` when the range is empty by its form.
     #[must_use]
-    pub fn bounds(&self) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+    pub fn bounds(&self) -> Option<Bounds<'a>> {
         match *self {
             Self::Single(key) => Some((Bound::Included(key), Bound::Included(key))),
             Self::From(key) => Some((Bound::Included(key), Bound::Unbounded)),

@@ -56,7 +56,7 @@ mod view;
 pub use block::Block;
 pub use error::{ApplyError, ReadError, Rejection};
 pub use hash::KvHash;
-pub use key_range::KeyRange;
+pub use key_range::{Bounds, KeyRange};
 pub use members::{ConfChange, MemberChange, Members};
 pub use range::{RangeQuery, Ranged, SortOrder, SortTarget};
 pub use revision::Revision;
