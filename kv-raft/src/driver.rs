@@ -27,7 +27,7 @@ use crate::file_log::{FileLog, Spare};
 use crate::io::{ConfChange, Effects, Envelope, Input, Leadership, RejectReason, Rejected};
 use crate::log_store::{LogError, LogStore};
 use crate::node::{Node, NodeConfig};
-use crate::recovery::{RecoverError, Replica, install_file, write_snapshot};
+use crate::recovery::{RecoverError, Replica, install_snapshot, write_snapshot};
 use crate::snapshots::{self, SnapshotError};
 use crate::state_machine::{MachineError, StateMachine};
 use crate::tail::Position;
@@ -454,10 +454,11 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             self.machine.done(run.results);
         }
         if let Some(at) = effects.install {
-            install_file(&self.disk, self.config.cluster_id, at, &mut self.machine)?;
+            install_snapshot(&self.disk, self.config.cluster_id, at, &mut self.machine)?;
             self.machine.publish();
             self.snapshot = (at, 0);
             self.step(Input::SnapshotInstalled(at.index));
+            self.log.release(at.index)?;
             info!(self.logger, "applied snapshot"; "index" => at.index);
         }
         if effects.snapshot_wanted {

@@ -24,7 +24,7 @@ use crate::log_store::history::{History, Place};
 use crate::log_store::{LogError, LogStats, LogStore};
 use crate::mem_log::{check_reach, check_sizes};
 use crate::segment::{End, Frame, FrameReader, LOG_DIR, Name, SegmentInfo};
-pub(crate) use crate::segment::{Spare, SpareSpec};
+pub use crate::segment::{Spare, SpareSpec};
 
 /// Before the first batch of a segment stands its header; before a batch's records stand the batch's.
 const RECORDS_AT: usize = SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES;

@@ -52,7 +52,7 @@ pub use kv_codec::record::{EntryKind, HardState, LogEntry, Record, SnapshotMark}
 pub use log_store::{LogError, LogStats, LogStore};
 pub use mem_log::MemLog;
 pub use node::{Node, NodeConfig, NodeState};
-pub use recovery::{RecoverError, RecoverOptions, Replica, Report, recover};
+pub use recovery::{RecoverError, RecoverOptions, Replica, Report, install_snapshot, recover, write_snapshot};
 pub use state_machine::{MachineError, StateMachine};
 pub use tail::{Position, TailLimits};
 pub use validate::MessageError;

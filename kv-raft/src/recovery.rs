@@ -127,7 +127,7 @@ fn load_snapshot<M: StateMachine, D: Disk>(
     mark: SnapshotMark,
     machine: &mut M,
 ) -> Result<(), RecoverError> {
-    install_file(disk, cluster_id, Position { index: mark.index, term: mark.term }, machine)?;
+    install_snapshot(disk, cluster_id, Position { index: mark.index, term: mark.term }, machine)?;
     let found = machine.applied();
     if (found.index, found.term) != (mark.index, mark.term) {
         let why = format!("the snapshot of entry {} holds the state of entry {}", mark.index, found.index);
@@ -136,8 +136,11 @@ fn load_snapshot<M: StateMachine, D: Disk>(
     Ok(())
 }
 
-/// Makes the stored snapshot at `at` the state of `machine`.
-pub(crate) fn install_file<M: StateMachine, D: Disk>(
+/// Makes the stored snapshot at `at` the state of `machine`, which is not published.
+///
+/// # Errors
+/// [`RecoverError`]; the state is then as before.
+pub fn install_snapshot<M: StateMachine, D: Disk>(
     disk: &Arc<D>,
     cluster_id: u64,
     at: Position,
@@ -161,7 +164,12 @@ pub(crate) fn install_file<M: StateMachine, D: Disk>(
 }
 
 /// Writes an image of the state at `at` down. Durable and in place on return; the file's length.
-pub(crate) fn write_snapshot<M: StateMachine, D: Disk>(
+///
+/// The log does not know of it before a [`SnapshotMark`] is appended.
+///
+/// # Errors
+/// [`SnapshotError`]; no snapshot of that name is then in place.
+pub fn write_snapshot<M: StateMachine, D: Disk>(
     disk: &D,
     cluster_id: u64,
     at: Position,

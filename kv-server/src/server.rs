@@ -108,7 +108,7 @@ impl Server {
         let started = Instant::now();
         let clients = bind_all(&config.listen_client_urls, "--listen-client-urls").await?;
         let peers = bind_all(&config.listen_peer_urls, "--listen-peer-urls").await?;
-        let client_addresses = clients.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let (client_addresses, peer_addresses) = (bound_addresses(&clients), bound_addresses(&peers));
 
         let (completions, inbox) = mpsc::unbounded_channel();
         let (applied, applied_seen) = watch::channel(0);
@@ -165,8 +165,11 @@ impl Server {
             }
         }
         info!(logger, "ready to serve client requests");
-        for url in &config.listen_client_urls {
-            info!(logger, "serving client traffic"; "address" => url.as_str());
+        for address in &peer_addresses {
+            info!(logger, "serving peer traffic"; "address" => %address);
+        }
+        for address in &client_addresses {
+            info!(logger, "serving client traffic"; "address" => %address);
         }
         Ok(Self { core, driver_thread, stop, listeners, client_addresses, logger: logger.clone(), _data_dir: data_dir })
     }
@@ -206,6 +209,11 @@ async fn bind_all(urls: &[Url], flag: &'static str) -> Result<Vec<TcpListener>, 
         sockets.push(bound.map_err(|source| StartError::Listen { url: url.as_str().to_owned(), flag, source })?);
     }
     Ok(sockets)
+}
+
+/// Where the sockets listen: the real port where 0 was asked for.
+fn bound_addresses(sockets: &[TcpListener]) -> Vec<SocketAddr> {
+    sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
 }
 
 /// The members that a new cluster starts with, and the ids they give it.

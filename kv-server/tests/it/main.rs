@@ -1,0 +1,19 @@
+//! The server as its clients see it: started as it is started, talked to with the generated client, stopped as machines stop it.
+//!
+//! * [`harness`]: servers in this process and out of it, clients, HTTP by hand.
+//! * [`kv`], [`api`], [`http`]: what is answered.
+//! * [`durability`], [`disk_error`]: what is still there after the worst.
+//! * [`places`]: where it refuses to start, and what it says then.
+//! * [`garbage`], [`cancel`]: clients that misbehave.
+
+#![allow(clippy::unwrap_used)]
+
+mod api;
+mod cancel;
+mod disk_error;
+mod durability;
+mod garbage;
+mod harness;
+mod http;
+mod kv;
+mod places;

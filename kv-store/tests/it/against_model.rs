@@ -1,0 +1,47 @@
+//! Random scripts: the store and the model answer alike, after every entry and at every revision.
+
+use proptest::prelude::*;
+
+use crate::model::{Answer, Model, ask};
+use crate::script::{Query, Step, apply, config, genesis, members, script};
+
+/// Runs `script` on both sides and compares whatever can be seen.
+fn check(script: &[Step]) -> Result<(), TestCaseError> {
+    let (mut store, mut model) = (genesis(), Model::new(members()));
+    let reader = store.reader();
+    let mut published = 1;
+    for Step { ops, publish, query } in script {
+        let results = apply(&mut store, ops);
+        prop_assert_eq!(results.len(), ops.len());
+        for (op, result) in ops.iter().zip(&results) {
+            let wanted = model.apply(op);
+            prop_assert_eq!(Answer::from(&result.outcome), wanted, "{:?}", op);
+            prop_assert_eq!(result.revision, model.revision, "{:?}", op);
+        }
+        let view = store.view();
+        prop_assert_eq!(view.revision(), model.revision);
+        prop_assert_eq!(view.live_keys(), model.live_keys());
+        prop_assert_eq!(view.bytes(), model.bytes());
+        prop_assert_eq!(view.members().iter().cloned().collect::<Vec<_>>(), model.members.clone());
+        prop_assert_eq!(ask(view, query), model.range(query), "{:?}", query);
+        prop_assert_eq!(ask(view, &Query::all(0)), model.range(&Query::all(0)));
+        if *publish {
+            store.publish();
+            published = model.revision;
+        }
+        prop_assert_eq!(reader.load().revision(), published, "readers see what was published, no more");
+    }
+    prop_assert_eq!(store.view().applied_index(), 1 + script.len() as u64);
+    for revision in 1..=model.revision + 1 {
+        prop_assert_eq!(ask(store.view(), &Query::all(revision)), model.range(&Query::all(revision)));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(2_000))]
+    #[test]
+    fn store_and_model_answer_alike(script in script()) {
+        check(&script)?;
+    }
+}

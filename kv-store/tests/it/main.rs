@@ -1,0 +1,11 @@
+//! Integration tests of kv-store: the store against a naive model, a real etcd's hashes, damaged bytes and concurrent readers.
+
+#![allow(clippy::unwrap_used)]
+
+mod against_model;
+mod errors;
+mod etcd_hash;
+mod model;
+mod readers;
+mod script;
+mod snapshot;

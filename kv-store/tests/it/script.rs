@@ -1,0 +1,230 @@
+//! Random scripts: what clients ask, as values that print readably and shrink.
+
+use std::fmt;
+
+use kv_codec::command::{BatchBuilder, Body, CommandHeader, DeleteRange, Publish, Put};
+use kv_codec::member::Member;
+use kv_store::{Applied, KeyRange, Members, RangeQuery, SortOrder, SortTarget, Store};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngSeed, TestRunner};
+
+/// Neighbours of each other in several ways, with the lowest and the highest bytes among them.
+const KEYS: [&[u8]; 10] =
+    [b"a", b"a\0", b"aa", b"ab", b"b", b"b\xff", b"c", b"\0", b"\xff", b"\xff\xff"];
+/// One key, every key from there, prefixes, and ends below or at the key.
+const ENDS: [&[u8]; 9] = [b"", b"\0", b"a", b"a\0", b"b", b"c", b"\0\0", b"\xff", b"\xff\xff\xff"];
+const VALUES: [&[u8]; 6] = [b"", b"x", b"y", b"\0", b"\xff\x80", b"a longer value"];
+
+/// `cases` cases from a fresh seed, or from `PROPTEST_RNG_SEED`; a failing test prints which.
+pub(crate) fn config(cases: u32) -> ProptestConfig {
+    let mut config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    if config.rng_seed == RngSeed::Random {
+        let drawn = any::<u64>().new_tree(&mut TestRunner::default()).unwrap();
+        config.rng_seed = RngSeed::Fixed(drawn.current());
+    }
+    eprintln!("repeat with PROPTEST_RNG_SEED={} cargo test -p kv-store --test it", config.rng_seed);
+    config
+}
+
+/// A command.
+#[derive(Clone)]
+pub(crate) enum Op {
+    Put { key: Vec<u8>, value: Vec<u8>, lease: i64, ignore_value: bool, ignore_lease: bool },
+    Delete { key: Vec<u8>, end: Vec<u8> },
+    Publish { id: u64, name: String },
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::Put { key, value, lease, ignore_value, ignore_lease } => {
+                write!(f, "put \"{}\" \"{}\"", key.escape_ascii(), value.escape_ascii())?;
+                if *lease != 0 {
+                    write!(f, " lease={lease}")?;
+                }
+                f.write_str(if *ignore_value { " ignore_value" } else { "" })?;
+                f.write_str(if *ignore_lease { " ignore_lease" } else { "" })
+            }
+            Op::Delete { key, end } => write!(f, "del \"{}\" \"{}\"", key.escape_ascii(), end.escape_ascii()),
+            Op::Publish { id, name } => write!(f, "publish {id} {name:?}"),
+        }
+    }
+}
+
+impl Op {
+    fn encode(&self) -> Vec<u8> {
+        let body = match self {
+            Op::Put { key, value, lease, ignore_value, ignore_lease } => Body::Put(Put {
+                key,
+                value,
+                lease: *lease,
+                prev_kv: true,
+                ignore_value: *ignore_value,
+                ignore_lease: *ignore_lease,
+            }),
+            Op::Delete { key, end } => Body::DeleteRange(DeleteRange { key, range_end: end, prev_kv: true }),
+            Op::Publish { id, name } => {
+                Body::Publish(Publish { id: *id, name: name.clone(), client_urls: vec![name.clone()] })
+            }
+        };
+        body.encode(&CommandHeader::default())
+    }
+}
+
+/// The bytes of an entry of `ops`; empty for none.
+pub(crate) fn entry(ops: &[Op]) -> Vec<u8> {
+    if ops.is_empty() {
+        return Vec::new();
+    }
+    let mut batch = BatchBuilder::default();
+    ops.iter().for_each(|op| batch.push(&op.encode()));
+    batch.finish().to_vec()
+}
+
+/// Applies `ops` as the entry that comes next.
+pub(crate) fn apply(store: &mut Store, ops: &[Op]) -> Vec<Applied> {
+    let mut results = Vec::new();
+    store.apply(store.view().applied_index() + 1, 1, &entry(ops), &mut results).unwrap();
+    results
+}
+
+/// A plain put.
+pub(crate) fn put(key: &[u8], value: &[u8]) -> Op {
+    Op::Put { key: key.to_vec(), value: value.to_vec(), lease: 0, ignore_value: false, ignore_lease: false }
+}
+
+/// Two voters and a learner.
+pub(crate) fn members() -> Vec<Member> {
+    let member = |id: u64| Member {
+        id,
+        name: String::new(),
+        peer_urls: vec![format!("http://host{id}:2380")],
+        client_urls: vec![],
+        is_learner: id == 3,
+    };
+    vec![member(1), member(2), member(3)]
+}
+
+/// The store that scripts start from.
+pub(crate) fn genesis() -> Store {
+    Store::genesis(Members::new(members(), [99]))
+}
+
+/// What to read.
+#[derive(Clone)]
+pub(crate) struct Query {
+    pub(crate) key: Vec<u8>,
+    pub(crate) end: Vec<u8>,
+    pub(crate) limit: i64,
+    pub(crate) revision: i64,
+    pub(crate) order: SortOrder,
+    pub(crate) target: SortTarget,
+    pub(crate) count_only: bool,
+    /// Least and greatest mod revision, then create revision.
+    pub(crate) filters: [i64; 4],
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "get \"{}\" \"{}\" limit={} revision={} sort={:?},{:?} count_only={} mod,create={:?}",
+            self.key.escape_ascii(),
+            self.end.escape_ascii(),
+            self.limit,
+            self.revision,
+            self.target,
+            self.order,
+            self.count_only,
+            self.filters
+        )
+    }
+}
+
+impl Query {
+    /// Every key at `revision`.
+    pub(crate) fn all(revision: i64) -> Self {
+        Self {
+            key: vec![0],
+            end: vec![0],
+            limit: 0,
+            revision,
+            order: SortOrder::None,
+            target: SortTarget::Key,
+            count_only: false,
+            filters: [0; 4],
+        }
+    }
+
+    pub(crate) fn as_range_query(&self) -> RangeQuery<'_> {
+        let [min_mod_revision, max_mod_revision, min_create_revision, max_create_revision] = self.filters;
+        RangeQuery {
+            range: KeyRange::new(&self.key, &self.end),
+            limit: self.limit,
+            revision: self.revision,
+            order: self.order,
+            target: self.target,
+            count_only: self.count_only,
+            min_mod_revision,
+            max_mod_revision,
+            min_create_revision,
+            max_create_revision,
+        }
+    }
+}
+
+/// One entry of the log, whether the store publishes after it, and what is then read.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) publish: bool,
+    pub(crate) query: Query,
+}
+
+fn bytes(from: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
+    select(from).prop_map(<[u8]>::to_vec)
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let sometimes = || prop::bool::weighted(0.1);
+    let put = (bytes(&KEYS), bytes(&VALUES), sometimes(), sometimes(), sometimes()).prop_map(
+        |(key, value, lease, ignore_value, ignore_lease)| Op::Put {
+            key,
+            value,
+            lease: i64::from(lease) * 7,
+            ignore_value,
+            ignore_lease,
+        },
+    );
+    let delete = (bytes(&KEYS), bytes(&ENDS)).prop_map(|(key, end)| Op::Delete { key, end });
+    let publish = (1..=4u64, select(&["n", "", "name"][..])).prop_map(|(id, name)| Op::Publish { id, name: name.into() });
+    prop_oneof![8 => put, 3 => delete, 1 => publish]
+}
+
+fn query() -> impl Strategy<Value = Query> {
+    let order = select(&[SortOrder::None, SortOrder::Ascend, SortOrder::Descend][..]);
+    let targets = [SortTarget::Key, SortTarget::Version, SortTarget::Create, SortTarget::Mod, SortTarget::Value];
+    let filter = || prop_oneof![4 => Just(0), 1 => -1..20i64];
+    let filters = [filter(), filter(), filter(), filter()];
+    let revision = prop_oneof![1 => Just(0), 1 => -1..40i64];
+    (bytes(&KEYS), bytes(&ENDS), -1..6i64, revision, order, select(targets.to_vec()), prop::bool::weighted(0.1), filters)
+        .prop_map(|(key, end, limit, revision, order, target, count_only, filters)| Query {
+            key,
+            end,
+            limit,
+            revision,
+            order,
+            target,
+            count_only,
+            filters,
+        })
+}
+
+/// A whole run.
+pub(crate) fn script() -> impl Strategy<Value = Vec<Step>> {
+    let ops = prop::collection::vec(op(), 0..=5);
+    let step = (ops, any::<bool>(), query()).prop_map(|(ops, publish, query)| Step { ops, publish, query });
+    prop::collection::vec(step, 1..12)
+}
