@@ -4,6 +4,8 @@
 
 use std::error::Error;
 
+use protox::prost::Message;
+
 /// One file for each protobuf package; what they import is found among them.
 const PROTOS: [&str; 6] =
     ["authpb.proto", "etcdserverpb.proto", "health.proto", "mvccpb.proto", "v3electionpb.proto", "v3lockpb.proto"];
@@ -13,6 +15,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The git revision that `--version` prints, where a release build sets it.
     println!("cargo::rerun-if-env-changed=KV_GIT_SHA");
     let files = protox::compile(PROTOS, ["proto"])?;
+    // The JSON gateway reads the messages' shapes from here.
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("api.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure()
         // Keys and values are cut out of the received message rather than copied.
         .bytes(".")

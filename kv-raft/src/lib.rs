@@ -43,7 +43,7 @@ mod validate;
 
 pub use disk::{Disk, DiskFile, RealDisk, SyncMode};
 pub use driver::{Driver, DriverConfig, DriverEvent, Handle, ProposeError, Status};
-pub use file_log::{FileLog, LogIds, LogOptions, Recovered};
+pub use file_log::{Cut, FileLog, LogIds, LogOptions, Recovered, Spare, SpareSpec};
 pub use io::{
     ConfChange, Effects, Envelope, Input, Leadership, Membership, PeerMessage, Persist, RejectReason, Rejected,
     SnapshotToSend, Ticket,

@@ -72,7 +72,7 @@ pub struct LogStats {
 #[derive(Debug, Error)]
 pub enum LogError {
     /// The disk failed.
-    #[error("cannot {op} {path}: {source}; check the disk, then start again: nothing acknowledged depends on this")]
+    #[error("cannot {op} {path}: {source}; check the disk (the kernel log says more), then start again")]
     Io {
         /// What was tried.
         op: &'static str,

@@ -236,3 +236,42 @@ pub(crate) fn to_raft_entry(entry: LogEntry) -> Entry {
     }
     out
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry { index, term, data: Bytes::from(vec![0; 10]), ..Entry::default() }
+    }
+
+    fn tail(entries_max: usize, bytes_max: usize) -> Tail {
+        let limits = TailLimits { entries_max, bytes_max };
+        let mut tail = Tail::new(Position { index: 1, term: 1 }, HardState::default(), Membership::default(), limits);
+        tail.append((2..=20).map(|index| entry(index, 2)));
+        tail
+    }
+
+    #[test]
+    fn a_trim_keeps_what_is_not_applied_whatever_the_limits() {
+        let mut by_bytes = tail(1_000, 1);
+        by_bytes.trim(10);
+        assert_eq!((by_bytes.first_index().unwrap(), by_bytes.last()), (11, 20));
+        let mut by_entries = tail(4, 1 << 20);
+        by_entries.trim(10);
+        assert_eq!((by_entries.first_index().unwrap(), by_entries.last()), (7, 20));
+        assert_eq!(by_entries.term(6).unwrap(), 2, "the term of the entry below the first is still known");
+        assert_eq!(by_entries.term(5), Err(StorageError::Compacted.into()));
+    }
+
+    #[test]
+    fn entries_overwrite_what_they_contradict() {
+        let mut tail = tail(1_000, 1 << 20);
+        tail.append([entry(15, 3)]);
+        assert_eq!((tail.last(), tail.term(15).unwrap(), tail.term(14).unwrap()), (15, 3, 2));
+        assert_eq!(tail.bytes, 14 * 10);
+        let context = GetEntriesContext::empty(false);
+        assert_eq!(tail.entries(14, 16, Some(0), context).unwrap().len(), 1, "always at least one");
+    }
+}

@@ -113,7 +113,8 @@ impl DataDir {
     /// one takes `new`.
     ///
     /// # Errors
-    /// [`DataDirError`]; nothing was written to a directory that is not ours.
+    /// [`DataDirError`]; nothing was written to a directory that is not ours. [`DataDirError::LogGone`] when a directory that
+    /// had a log has none: a member must not come back empty, now or at the next attempt.
     pub(crate) fn open(path: &Path, new: Identity) -> Result<Self, DataDirError> {
         let io = |action, source| DataDirError::Io { action, path: path.to_owned(), source };
         if !path.exists() {
@@ -123,6 +124,9 @@ impl DataDir {
         let lock = lock(path)?;
         let marker = read_marker(path)?;
         let (identity, started) = marker.unwrap_or((new, false));
+        if started && !has_log(path)? {
+            return Err(DataDirError::LogGone { path: path.to_owned() });
+        }
         let dir = Self { path: path.to_owned(), identity, started, _lock: lock };
         if marker.is_none() {
             dir.write_marker()?;
@@ -142,19 +146,16 @@ impl DataDir {
         self.identity
     }
 
-    /// Notes that a log was found (`fresh` false) or has just been started (`fresh` true) here.
+    /// Notes that this directory has a log, from now on.
     ///
     /// # Errors
-    /// [`DataDirError::LogGone`] when a directory that had a log has none: a member must not come back empty.
-    pub(crate) fn note_log(&mut self, fresh: bool) -> Result<(), DataDirError> {
-        match (self.started, fresh) {
-            (true, true) => Err(DataDirError::LogGone { path: self.path.clone() }),
-            (true, false) => Ok(()),
-            (false, _) => {
-                self.started = true;
-                self.write_marker()
-            }
+    /// [`DataDirError::Io`].
+    pub(crate) fn note_log(&mut self) -> Result<(), DataDirError> {
+        if self.started {
+            return Ok(());
         }
+        self.started = true;
+        self.write_marker()
     }
 
     /// Replaces the marker: written apart, synced, renamed, and the directory synced.
@@ -195,6 +196,17 @@ fn check_contents(path: &Path) -> Result<(), DataDirError> {
         return Err(DataDirError::Foreign { path: path.to_owned(), name: name.to_owned() });
     }
     Ok(())
+}
+
+/// Whether there is a segment of a log.
+fn has_log(path: &Path) -> Result<bool, DataDirError> {
+    let log = path.join("log");
+    let list = || fs::read_dir(&log)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    match list() {
+        Ok(paths) => Ok(paths.iter().any(|path| path.extension().is_some_and(|extension| extension == "log"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(DataDirError::Io { action: "read", path: log, source }),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, DataDirError> {
@@ -254,14 +266,19 @@ mod tests {
         let path = temp.path().join("a/b");
         let mut dir = DataDir::open(&path, NEW).unwrap();
         assert!(!dir.started);
-        dir.note_log(true).unwrap();
+        dir.note_log().unwrap();
+        fs::create_dir(path.join("log")).unwrap();
+        fs::write(path.join("log/1.log"), "").unwrap();
         let other = Identity { cluster_id: 8, member_id: 9 };
         assert!(matches!(DataDir::open(&path, other), Err(DataDirError::InUse { .. })));
         drop(dir);
-        let mut dir = DataDir::open(&path, other).unwrap();
+        let dir = DataDir::open(&path, other).unwrap();
         assert_eq!((dir.identity(), dir.started), (NEW, true));
-        dir.note_log(false).unwrap();
-        assert!(matches!(dir.note_log(true), Err(DataDirError::LogGone { .. })));
+        drop(dir);
+        fs::rename(path.join("log/1.log"), path.join("log/1.tmp")).unwrap();
+        assert!(matches!(DataDir::open(&path, other), Err(DataDirError::LogGone { .. })));
+        fs::remove_dir_all(path.join("log")).unwrap();
+        assert!(matches!(DataDir::open(&path, other), Err(DataDirError::LogGone { .. })));
     }
 
     #[test]

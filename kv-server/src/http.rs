@@ -10,6 +10,7 @@ use axum::routing::get;
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde_json::json;
 
+use crate::gateway;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::service::Core;
 
@@ -100,6 +101,10 @@ async fn unknown(uri: Uri, headers: HeaderMap) -> Response {
         let status = tonic::Status::unimplemented(format!("etcdserver: {method} is not available in this version"));
         let response: http::Response<Body> = status.into_http();
         return response;
+    }
+    if uri.path().starts_with("/v3") {
+        let message = format!("etcdserver: {} is not available in this version", uri.path());
+        return gateway::error(tonic::Code::Unimplemented, &message);
     }
     (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }

@@ -35,6 +35,7 @@ pub mod banner;
 pub mod client;
 pub mod config;
 mod data_dir;
+mod gateway;
 mod grpc;
 mod http;
 pub mod ids;

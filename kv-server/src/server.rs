@@ -28,7 +28,7 @@ use crate::metrics::{Metrics, Names};
 use crate::service::{Core, Limits};
 use crate::status::ApiError;
 use crate::waiters::{self, Completion, Waiters};
-use crate::{grpc, http, ids};
+use crate::{gateway, grpc, http, ids};
 
 /// etcd's 5 s, to which two election timeouts are added: how long a call waits for the log.
 const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
@@ -155,7 +155,7 @@ impl Server {
 
         let (stop, stopped) = watch::channel(());
         let mut listeners = JoinSet::new();
-        let client_routes = grpc::routes(&core).merge(http::routes(&core));
+        let client_routes = grpc::routes(&core).merge(gateway::routes(&core)).merge(http::routes(&core));
         let with_routes = [(clients, client_routes), (peers, http::peer_routes(&core))];
         for (sockets, routes) in with_routes {
             for socket in sockets {
@@ -247,7 +247,7 @@ fn recover_member(
     let genesis = Machine::new(Store::genesis(Members::new(members, [])), completions, applied);
     let replica = recover(&disk, &options, genesis)
         .map_err(|source| StartError::Recover { path: config.data_dir.clone(), source })?;
-    data_dir.note_log(replica.report.fresh)?;
+    data_dir.note_log()?;
     Ok(Recovered { data_dir, disk, replica })
 }
 

@@ -188,3 +188,29 @@ pub(crate) async fn run(waiters: Arc<Waiters>, mut completions: mpsc::UnboundedR
         waiters.complete(completion);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_is_given_up_leaves_nothing_behind() {
+        let table = Mutex::new(Table::<u64>::default());
+        let call = |number| {
+            let (sender, receiver) = oneshot::channel();
+            lock(&table).waiting.insert(number, sender);
+            wait(receiver, Duration::MAX, Entry { table: &table, number })
+        };
+        let (dropped, answered) = (call(1), call(2));
+        drop(dropped);
+        assert!(lock(&table).waiting.keys().eq([&2]));
+        wake(&table, [(1, Ok(10)), (2, Ok(20))].into_iter());
+        assert_eq!(answered.await, Ok(20));
+
+        let (_sender, receiver) = oneshot::channel();
+        let (unanswered, _) = oneshot::channel();
+        lock(&table).waiting.insert(3, unanswered);
+        assert_eq!(wait(receiver, Duration::ZERO, Entry { table: &table, number: 3 }).await, Err(ApiError::Timeout));
+        assert!(lock(&table).waiting.is_empty());
+    }
+}

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use fastrand::Rng;
 use kv_codec::command::{BatchBuilder, Body, CommandHeader, DeleteRange, Put};
 use kv_codec::member::Member as MemberRecord;
+use kv_raft::snapshots::SnapshotError;
 use kv_raft::{
     Effects, Envelope, FileLog, Input, LogEntry, LogIds, LogOptions, LogStore, Node, NodeConfig, Persist, Position,
-    Record, RecoverOptions, SnapshotMark, StateMachine, TailLimits, install_snapshot, recover, snapshots,
+    Record, RecoverError, RecoverOptions, SnapshotMark, StateMachine, TailLimits, install_snapshot, recover, snapshots,
     write_snapshot,
 };
 use kv_store::{Applied, Members, Outcome, Store, View};
@@ -44,7 +45,7 @@ pub struct Report {
     pub crashes: u64,
     /// Of those, with the machine.
     pub power_losses: u64,
-    /// Of those, by a disk that failed.
+    /// Of those, in the middle of a write: by a disk that failed, or with the process.
     pub disk_errors: u64,
     /// Recoveries that cut a torn write.
     pub cuts: u64,
@@ -291,7 +292,8 @@ impl Cluster {
             Err(Fault::Broken(broken)) => Err(broken),
             Err(Fault::Died) => {
                 self.report.disk_errors += 1;
-                self.kill(member, false);
+                let power = self.rng.bool();
+                self.kill(member, power);
                 Ok(())
             }
         }
@@ -398,6 +400,7 @@ impl Cluster {
             // A failure that was armed and not reached must not strike now.
             if let Some(life) = &self.members[&id].life {
                 life.disk.fail_at(u64::MAX);
+                life.disk.stop_at(u64::MAX);
             } else {
                 self.start(id)?;
             }
@@ -512,7 +515,10 @@ impl Cluster {
     fn install(&mut self, member: u64, at: Position) -> Step {
         let life = self.life(member);
         let installed = install_snapshot(&life.disk, CLUSTER_ID, at, &mut life.machine);
-        installed.map_err(|error| format!("member {member} cannot install snapshot {}: {error}", at.index))?;
+        installed.map_err(|error| match error {
+            RecoverError::Snapshot(SnapshotError::Io { .. }) => Fault::Died,
+            error => Fault::Broken(format!("member {member} cannot install snapshot {}: {error}", at.index)),
+        })?;
         life.machine.publish();
         life.snapshot = at;
         let _ = life.node.step(Input::SnapshotInstalled(at.index));
@@ -537,10 +543,11 @@ impl Cluster {
 
     fn written(&mut self, member: u64) -> Step {
         let fails = self.chaos && self.rng.u32(0..1_000) < self.plan.disk_error;
-        let later = self.rng.u64(0..6);
+        let (stops, later) = (self.rng.bool(), self.rng.u64(0..6));
         let life = self.life(member);
         if fails {
-            life.disk.fail_at(life.disk.calls() + later);
+            let call = life.disk.calls() + later;
+            if stops { life.disk.stop_at(call) } else { life.disk.fail_at(call) }
         }
         life.writing = false;
         let waiting: Vec<_> = life.to_persist.drain(..).collect();

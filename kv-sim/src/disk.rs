@@ -70,6 +70,7 @@ struct State {
     life: u64,
     calls: u64,
     fail_at: Option<u64>,
+    stop_at: Option<u64>,
     space: Option<usize>,
     recorded: Option<Vec<Op>>,
 }
@@ -114,6 +115,7 @@ impl SimDisk {
             life: 0,
             calls: 0,
             fail_at: None,
+            stop_at: None,
             space: None,
             recorded: None,
         };
@@ -123,7 +125,7 @@ impl SimDisk {
     /// Another disk with the same content, cached and durable, for the same process. Nothing is recorded or fails there.
     #[must_use]
     pub fn fork(&self) -> Self {
-        let state = State { recorded: None, fail_at: None, ..self.lock().clone() };
+        let state = State { recorded: None, fail_at: None, stop_at: None, ..self.lock().clone() };
         Self { state: Arc::new(Mutex::new(state)), life: self.life }
     }
 
@@ -132,6 +134,7 @@ impl SimDisk {
     pub fn crash(&self) -> Self {
         let mut state = self.lock();
         state.life += 1;
+        state.stop_at = None;
         Self { state: Arc::clone(&self.state), life: state.life }
     }
 
@@ -191,6 +194,12 @@ impl SimDisk {
         self.lock().fail_at = Some(call);
     }
 
+    /// Lets the process end at the call with this number: it and all later ones do nothing. What was written and not synced before
+    /// stays for [`SimDisk::crash`] or [`SimDisk::power_loss`] to decide about.
+    pub fn stop_at(&self, call: u64) {
+        self.lock().stop_at = Some(call);
+    }
+
     /// Lets files take so many bytes together; more is [`ErrorKind::StorageFull`].
     pub fn set_space(&self, bytes: Option<usize>) {
         self.lock().space = bytes;
@@ -239,6 +248,9 @@ impl SimDisk {
             return Err(io::Error::other("the process that held this disk is dead"));
         }
         state.calls += 1;
+        if state.stop_at.is_some_and(|call| state.calls > call) {
+            return Err(io::Error::other("the process that held this disk has stopped"));
+        }
         let fails = state.fail_at == Some(state.calls - 1);
         Ok((state, fails))
     }

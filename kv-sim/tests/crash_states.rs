@@ -622,6 +622,32 @@ fn restarts_do_not_pile_up_segments() {
     }
 }
 
+#[test]
+fn a_release_retires_every_segment_that_a_snapshot_stands_for() {
+    // A snapshot of one's own, one received above the last entry, one received below it; a restart before the release or not.
+    for (at, installed) in [(9, false), (30, true), (5, true)] {
+        for restart in [false, true] {
+            let disk = SimDisk::new(SEED);
+            let (mut log, _) = open(&disk).unwrap();
+            for index in 1..=9 {
+                log.append(&[entry(index, 1, 3000)]).unwrap();
+            }
+            assert!(log.stats().segments >= 4, "{:?}", log.stats());
+            log.append(&[mark(at, 1, installed)]).unwrap();
+            if restart {
+                drop(log);
+                log = open(&disk).unwrap().0;
+            }
+            log.release(at).unwrap();
+            let stats = log.stats();
+            assert!(stats.segments <= 1 + u64::from(restart && !installed), "{at}, {installed}, {restart}: {stats:?}");
+            assert_eq!(segments(&disk).len() as u64, stats.segments);
+            let (mut log, recovered) = open(&disk.crash()).unwrap();
+            assert_eq!((recovered.last_index, observe(&mut log, &recovered).entries.len()), (at, 0));
+        }
+    }
+}
+
 const HEADER: SnapshotHeader = SnapshotHeader { index: 9, term: 2, cluster_id: 7 };
 
 fn write_snapshot(disk: &SimDisk, header: SnapshotHeader) -> Result<u64, SnapshotError> {

@@ -39,7 +39,7 @@ impl<'a> KeyRange<'a> {
         match *self {
             Self::Single(key) => Some((Bound::Included(key), Bound::Included(key))),
             Self::From(key) => Some((Bound::Included(key), Bound::Unbounded)),
-            // An ordered map panics on a start above its end.
+            // A start above its end is a mistake to most ordered maps; to etcd it is an empty range.
             Self::Span(key, end) => (key < end).then_some((Bound::Included(key), Bound::Excluded(end))),
         }
     }

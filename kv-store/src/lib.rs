@@ -20,7 +20,8 @@
 //! * A published view never changes.
 //! * A command takes effect whole or not at all; a command that is refused changes nothing but the applied index.
 //! * `revision` rises by one for each command that changed a key, and never falls.
-//! * Nothing inside `apply` takes time that grows with the store, only with its logarithm and the command.
+//! * Nothing inside `apply` takes time that grows with the store, only with its logarithm and the command; a range also passes
+//!   over deleted keys whose history is kept.
 //!
 //! # Example
 //! ```

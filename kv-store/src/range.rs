@@ -152,17 +152,18 @@ fn single(block: Option<&Block>, count_only: bool) -> Ranged<'_> {
     Ranged { kvs, count, more: false }
 }
 
-/// Stable, so that equal elements keep key order.
+/// Stable, so that equal elements keep key order, whatever the direction.
 fn sort(kvs: &mut [&Block], target: SortTarget, order: SortOrder) {
-    match target {
-        // Already in key order; the sort below would be stable the other way round.
-        SortTarget::Key => {}
-        SortTarget::Version => kvs.sort_by_key(|block| block.version()),
-        SortTarget::Create => kvs.sort_by_key(|block| block.create_revision()),
-        SortTarget::Mod => kvs.sort_by_key(|block| block.mod_revision()),
-        SortTarget::Value => kvs.sort_by(|a, b| a.value().cmp(b.value())),
-    }
-    if order == SortOrder::Descend {
-        kvs.reverse();
+    let compare = match target {
+        SortTarget::Key => |a: &Block, b: &Block| a.key().cmp(b.key()),
+        SortTarget::Version => |a: &Block, b: &Block| a.version().cmp(&b.version()),
+        SortTarget::Create => |a: &Block, b: &Block| a.create_revision().cmp(&b.create_revision()),
+        SortTarget::Mod => |a: &Block, b: &Block| a.mod_revision().cmp(&b.mod_revision()),
+        SortTarget::Value => |a: &Block, b: &Block| a.value().cmp(b.value()),
+    };
+    match order {
+        // Reversing the result would turn equal elements round as well.
+        SortOrder::Descend => kvs.sort_by(|a, b| compare(b, a)),
+        SortOrder::None | SortOrder::Ascend => kvs.sort_by(|a, b| compare(a, b)),
     }
 }

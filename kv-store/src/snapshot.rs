@@ -132,13 +132,16 @@ impl SnapshotLoader {
     /// The view, once all chunks are in.
     ///
     /// # Errors
-    /// [`DecodeError`] when the stream ended early.
+    /// [`DecodeError`] when the stream ended early, or two blocks have one revision.
     pub fn finish(self) -> Result<View, DecodeError> {
         let mut loading = self.state.ok_or(DecodeError::Truncated("snapshot header"))?;
         if loading.latest_left > 0 || loading.superseded_left > 0 || !self.pending.is_empty() {
             return Err(DecodeError::Truncated("snapshot"));
         }
         loading.history.sort_unstable_by_key(|(revision, _)| *revision);
+        if !loading.history.is_sorted_by(|(a, _), (b, _)| a < b) {
+            return Err(DecodeError::Invalid("two changes at one revision"));
+        }
         loading.view.history = loading.history.into_iter().collect::<OrdMap<_, _>>();
         Ok(loading.view)
     }
@@ -205,13 +208,21 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
     }
     let revision = reader.i64("revision")?;
     let compact_revision = reader.i64("compact revision")?;
-    if revision < 1 || compact_revision < 0 || compact_revision > revision {
+    // The last of each number is out, too: the next change counts on from them.
+    if !(1..i64::MAX).contains(&revision) || compact_revision < 0 || compact_revision > revision {
         return Err(DecodeError::Invalid("snapshot revision"));
     }
     let applied_index = reader.u64("applied index")?;
+    if applied_index == u64::MAX {
+        return Err(DecodeError::Invalid("applied index"));
+    }
     let applied_term = reader.u64("applied term")?;
-    let members: Vec<_> = items(reader, Member::decode)?;
-    let removed: Vec<_> = items(reader, |reader| reader.fixed_u64("removed member"))?;
+    let members: Vec<Member> = items(reader, Member::decode)?;
+    let removed: Vec<u64> = items(reader, |reader| reader.fixed_u64("removed member"))?;
+    let in_order = members.is_sorted_by(|a, b| a.id < b.id) && removed.is_sorted_by(|a, b| a < b);
+    if !in_order || members.iter().any(|member| removed.binary_search(&member.id).is_ok()) {
+        return Err(DecodeError::Invalid("snapshot members"));
+    }
     let latest_left = reader.u64("number of keys")?;
     let superseded_left = reader.u64("number of revisions")?;
     let view = View {
@@ -250,7 +261,7 @@ fn block(reader: &mut Reader<'_>, revision_max: i64) -> Result<Block, DecodeErro
     let key = reader.bytes(FIELD_BYTES_MAX, "key")?;
     let value = reader.bytes(FIELD_BYTES_MAX, "value")?;
     let revision = Revision { main, sub };
-    if main < 1 || main > revision_max || create > main {
+    if main < 1 || main > revision_max || create > main || version == i64::MAX {
         return Err(DecodeError::Invalid("block revision"));
     }
     match (tombstone, create, version, lease, value) {

@@ -177,14 +177,14 @@ impl Store {
     }
 
     fn put(&mut self, put: &Put<'_>) -> Result<Outcome, Rejection> {
+        // No lease can have been granted: the store keeps none. etcd looks for the lease before the key.
+        if put.lease != 0 {
+            return Err(Rejection::LeaseNotFound);
+        }
         let previous = self.view.latest(put.key).cloned();
         let live = previous.as_ref().filter(|block| !block.is_tombstone());
         if (put.ignore_value || put.ignore_lease) && live.is_none() {
             return Err(Rejection::KeyNotFound);
-        }
-        // No lease can have been granted: the store keeps none.
-        if put.lease != 0 && !put.ignore_lease {
-            return Err(Rejection::LeaseNotFound);
         }
         let main = self.view.revision + 1;
         let (create, version, lease) = live.map_or((main, 1, 0), |block| {

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+mod log_conformance;
 mod node_rules;
 mod nonsense;

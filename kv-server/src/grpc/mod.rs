@@ -4,11 +4,14 @@ mod cluster;
 mod health;
 mod kv;
 mod maintenance;
+mod oversize;
 
 use std::sync::Arc;
 
 use tonic::service::Routes;
 use tonic::{Response, Status};
+
+use oversize::Oversize;
 
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -32,13 +35,15 @@ pub(crate) fn routes(core: &Arc<Core>) -> axum::Router {
     let receive = core.limits.request_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES);
     // gRPC's own limit of 2 GiB is all that bounds an answer.
     let send = usize::MAX;
+    let kv = KvServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
+    let maintenance =
+        MaintenanceServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
+    let cluster = ClusterServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
     let mut routes = Routes::builder();
     routes
-        .add_service(KvServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send))
-        .add_service(
-            MaintenanceServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send),
-        )
-        .add_service(ClusterServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send))
+        .add_service(Oversize::new(kv))
+        .add_service(Oversize::new(maintenance))
+        .add_service(Oversize::new(cluster))
         .add_service(HealthServer::new(api));
     // What no service knows is answered by the HTTP side.
     routes.routes().into_axum_router().reset_fallback()

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http_body_util::{BodyExt, Full};
 use kv_server::Server;
 use kv_server::config::{Config, Parsed};
 use kv_server::proto::etcdserverpb::cluster_client::ClusterClient;
@@ -18,8 +19,10 @@ use kv_server::proto::etcdserverpb::{HashKvRequest, PutRequest, RangeRequest, Ra
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
+use tower::ServiceExt;
 
 /// How long any condition may take to come true: far more than it takes, so that only what never comes is found late.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -90,7 +93,8 @@ impl Process {
 
     fn start_command(mut command: Command) -> Self {
         // What the user's shell has in ETCD_ variables is none of the test's business.
-        let mut child = command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = channel();
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -162,10 +166,19 @@ impl Drop for Process {
 /// Starts the program where it must not start. The one line that it said.
 pub(crate) fn refused(dir: &Path, extra: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kv-server"));
-    let output = command.args(arguments(dir, extra)).env_clear().stdin(Stdio::null()).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert_eq!((stderr.lines().count(), stderr.ends_with('\n')), (1, true), "one line, and no more:\n{stderr}");
+    command.args(arguments(dir, extra)).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).split(b'\n') {
+        stderr.push_str(std::str::from_utf8(&line.unwrap()).unwrap());
+        stderr.push('\n');
+        if stderr.contains("ready to serve") {
+            // It would go on for ever.
+            child.kill().unwrap();
+        }
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one line, and no more:\n{stderr}");
     assert!(stderr.starts_with("kv-server: "), "{stderr}");
     stderr
 }
@@ -283,4 +296,22 @@ pub(crate) fn metric(address: SocketAddr, name: &str) -> u64 {
     let body = http_get(address, "/metrics").body;
     let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
     line.unwrap_or_else(|| panic!("no {name} in:\n{body}")).parse().unwrap()
+}
+
+/// One message as gRPC frames it.
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap();
+    [&[0], &length.to_be_bytes()[..], message].concat()
+}
+
+/// Sends any bytes as the body of a gRPC call; the status that ends it.
+pub(crate) async fn call(channel: &Channel, path: &str, body: Vec<u8>) -> Status {
+    let request = ::http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
+    let request = request.body(Body::new(Full::new(body.into()))).unwrap();
+    let answer = channel.clone().oneshot(request).await.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+    assert_eq!(answer.status(), 200, "{path}");
+    let (head, body) = answer.into_parts();
+    let trailers = body.collect().await.unwrap_or_else(|error| panic!("{path}: {error:?}")).trailers().cloned();
+    let status = Status::from_header_map(&head.headers).or_else(|| Status::from_header_map(&trailers?));
+    status.unwrap_or_else(|| panic!("{path}: no status"))
 }

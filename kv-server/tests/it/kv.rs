@@ -2,12 +2,10 @@
 
 use bytes::Bytes;
 use kv_server::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
-use kv_server::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
+use kv_server::proto::etcdserverpb::{DeleteRangeRequest, MemberListRequest, PutRequest, RangeRequest, StatusRequest};
 use tonic::Code;
 
 use crate::harness::{Clients, Served, check_refused, get, keys, prefix, revision};
-
-const MULTI: &str = "--max-request-bytes=4096";
 
 #[tokio::test]
 async fn a_put_is_read_back_with_its_history() {
@@ -45,12 +43,12 @@ async fn headers_name_cluster_member_and_term() {
     let mut clients = Clients::connect(served.address).await;
     let put = clients.kv.put(PutRequest { key: "k".into(), ..Default::default() }).await.unwrap().into_inner();
     let header = put.header.unwrap();
-    let members = clients.cluster.member_list(kv_server::proto::etcdserverpb::MemberListRequest { linearizable: true });
+    let members = clients.cluster.member_list(MemberListRequest { linearizable: true });
     let members = members.await.unwrap().into_inner();
-    let status = clients.maintenance.status(kv_server::proto::etcdserverpb::StatusRequest {}).await.unwrap().into_inner();
+    let status = clients.maintenance.status(StatusRequest {}).await.unwrap().into_inner();
 
     // What etcd computes for a single member that advertises http://localhost:2380 in "etcd-cluster".
-    assert_eq!((header.member_id, header.cluster_id), (0x8e9e_05c5_2164_694d, 0xcdf8_181e_3227_2b9b));
+    assert_eq!((header.member_id, header.cluster_id), (0x8e9e_05c5_2164_694d, 0xcdf8_1819_4e3a_8c32));
     assert_eq!(header.revision, 2);
     assert_eq!(header.raft_term, status.raft_term);
     assert!(header.raft_term >= 2, "entry 1 is of term 1, and this member was elected since");
@@ -111,14 +109,16 @@ async fn a_range_is_sorted_as_asked() {
     }
     let everything = RangeRequest { range_end: "d".into(), ..get("a") };
     use SortTarget::{Create, Key, Mod, Value, Version};
-    for (target, rising) in
-        [(Key, "abc"), (Version, "abc"), (Create, "cab"), (Mod, "abc"), (Value, "cba")]
-    {
+    for (target, rising) in [(Key, "abc"), (Version, "abc"), (Create, "cab"), (Mod, "abc"), (Value, "cba")] {
         for order in [SortOrder::None, SortOrder::Ascend, SortOrder::Descend] {
             let request = RangeRequest { sort_order: order.into(), sort_target: target.into(), ..everything.clone() };
             let sorted = keys(&clients.range(request).await).concat();
             let falling: String = rising.chars().rev().collect();
-            assert_eq!(sorted, if order == SortOrder::Descend { falling } else { rising.into() }, "{target:?} {order:?}");
+            assert_eq!(
+                sorted,
+                if order == SortOrder::Descend { falling } else { rising.into() },
+                "{target:?} {order:?}"
+            );
         }
     }
     let last = RangeRequest { sort_order: SortOrder::Descend.into(), limit: 1, ..everything.clone() };
@@ -202,13 +202,15 @@ async fn a_wrong_request_is_refused_in_etcds_words() {
 
 #[tokio::test]
 async fn a_request_has_a_size_limit_and_the_store_a_quota() {
-    let served = Served::start(&[MULTI, "--quota-backend-bytes=16384"]).await;
+    let served = Served::start(&["--max-request-bytes=4096", "--quota-backend-bytes=16384"]).await;
     let mut clients = Clients::connect(served.address).await;
     let put = |bytes: usize| PutRequest { key: "k".into(), value: vec![b'v'; bytes].into(), ..Default::default() };
     check_refused(clients.kv.put(put(4096)).await, Code::InvalidArgument, "etcdserver: request is too large");
     // Beyond what any request may have around it, the message itself is refused.
-    let far = clients.kv.put(put(4096 + 512 * 1024)).await.expect_err("it is larger than any message may be");
-    assert_eq!(far.code(), Code::ResourceExhausted, "{far}");
+    let far = clients.kv.put(put(4096 + 512 * 1024)).await;
+    let bytes = 4096 + 512 * 1024 + 7;
+    let text = format!("grpc: received message larger than max ({bytes} vs. {})", 4096 + 512 * 1024);
+    check_refused(far, Code::ResourceExhausted, &text);
 
     let mut revision_before = 1;
     let full = loop {
@@ -221,10 +223,7 @@ async fn a_request_has_a_size_limit_and_the_store_a_quota() {
             Err(status) => break status,
         }
     };
-    assert_eq!(
-        (full.code(), full.message()),
-        (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded")
-    );
+    assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"));
     assert_eq!(clients.range(get("k")).await.kvs[0].mod_revision, revision_before, "reads go on");
     drop(clients);
     served.stop().await;

@@ -42,5 +42,5 @@ fn hashes_equal_etcds() {
     let mut store = genesis();
     let lines = TRANSCRIPT.lines().filter(|line| !line.starts_with('#'));
     let hashes = lines.filter(|line| check(&mut store, line)).count();
-    assert_eq!((store.view().revision(), hashes), (LAST_REVISION, HASHES), "the whole transcript was read");
+    assert_eq!((store.view().revision(), hashes), (229, 80), "the whole transcript was read");
 }

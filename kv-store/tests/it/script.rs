@@ -11,8 +11,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngSeed, TestRunner};
 
 /// Neighbours of each other in several ways, with the lowest and the highest bytes among them.
-const KEYS: [&[u8]; 10] =
-    [b"a", b"a\0", b"aa", b"ab", b"b", b"b\xff", b"c", b"\0", b"\xff", b"\xff\xff"];
+const KEYS: [&[u8]; 10] = [b"a", b"a\0", b"aa", b"ab", b"b", b"b\xff", b"c", b"\0", b"\xff", b"\xff\xff"];
 /// One key, every key from there, prefixes, and ends below or at the key.
 const ENDS: [&[u8]; 9] = [b"", b"\0", b"a", b"a\0", b"b", b"c", b"\0\0", b"\xff", b"\xff\xff\xff"];
 const VALUES: [&[u8]; 6] = [b"", b"x", b"y", b"\0", b"\xff\x80", b"a longer value"];
@@ -199,7 +198,8 @@ fn op() -> impl Strategy<Value = Op> {
         },
     );
     let delete = (bytes(&KEYS), bytes(&ENDS)).prop_map(|(key, end)| Op::Delete { key, end });
-    let publish = (1..=4u64, select(&["n", "", "name"][..])).prop_map(|(id, name)| Op::Publish { id, name: name.into() });
+    let publish =
+        (1..=4u64, select(&["n", "", "name"][..])).prop_map(|(id, name)| Op::Publish { id, name: name.into() });
     prop_oneof![8 => put, 3 => delete, 1 => publish]
 }
 
@@ -209,7 +209,16 @@ fn query() -> impl Strategy<Value = Query> {
     let filter = || prop_oneof![4 => Just(0), 1 => -1..20i64];
     let filters = [filter(), filter(), filter(), filter()];
     let revision = prop_oneof![1 => Just(0), 1 => -1..40i64];
-    (bytes(&KEYS), bytes(&ENDS), -1..6i64, revision, order, select(targets.to_vec()), prop::bool::weighted(0.1), filters)
+    (
+        bytes(&KEYS),
+        bytes(&ENDS),
+        -1..6i64,
+        revision,
+        order,
+        select(targets.to_vec()),
+        prop::bool::weighted(0.1),
+        filters,
+    )
         .prop_map(|(key, end, limit, revision, order, target, count_only, filters)| Query {
             key,
             end,
