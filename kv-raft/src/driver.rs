@@ -10,6 +10,7 @@
     reason = "the driver is where threads and the clock are"
 )]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -24,7 +25,7 @@ use thiserror::Error;
 use crate::applier::{Origin, apply_run};
 use crate::disk::Disk;
 use crate::file_log::{FileLog, Spare};
-use crate::io::{ConfChange, Effects, Envelope, Input, Leadership, RejectReason, Rejected};
+use crate::io::{ConfChange, Effects, Envelope, Input, Leadership, Persist, RejectReason, Rejected};
 use crate::log_store::{LogError, LogStore};
 use crate::node::{Node, NodeConfig};
 use crate::recovery::{RecoverError, Replica, install_snapshot, write_snapshot};
@@ -260,6 +261,7 @@ impl Queue {
 /// A running node.
 ///
 /// * Only this thread touches node, log and state machine: there is no lock.
+/// * A full disk refuses writes and stops nothing: the log goes on by itself once there is room.
 /// * An effect's write is durable before the node hears of it, and everything applied is published before it is answered.
 pub struct Driver<M: StateMachine, D: Disk> {
     config: DriverConfig,
@@ -281,6 +283,8 @@ pub struct Driver<M: StateMachine, D: Disk> {
     offered: Option<(Position, M::Image)>,
     /// Whether the log has said that all in it is durable.
     idle: bool,
+    /// Writes that found the disk full, in order. Until they are done proposals are refused; everything else goes on.
+    blocked: VecDeque<Persist>,
 }
 
 impl<M: StateMachine, D: Disk> Driver<M, D> {
@@ -315,6 +319,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             spare_running: false,
             offered: None,
             idle: false,
+            blocked: VecDeque::new(),
         };
         driver.note_status();
         let thread = std::thread::Builder::new().name("kv-raft".into());
@@ -353,6 +358,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             if now >= next_tick {
                 // A thread that was held up owes one tick, not all that it missed: time that nobody saw is no sign of silence.
                 next_tick = now + self.config.tick;
+                self.write_blocked(false)?;
                 self.step(Input::Tick);
             }
             self.settle()?;
@@ -405,7 +411,11 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         self.status.entries.fetch_add(1, Ordering::Relaxed);
         self.status.commands.fetch_add(u64::from(self.batch.len()), Ordering::Relaxed);
         let batch = self.batch.finish();
-        self.step(Input::Propose(batch));
+        if self.blocked.is_empty() {
+            self.step(Input::Propose(batch));
+        } else {
+            (self.on_event)(DriverEvent::Rejected(sequence_numbers(&batch), RejectReason::NoSpace));
+        }
     }
 
     fn step(&mut self, input: Input) {
@@ -437,13 +447,8 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             (self.on_event)(DriverEvent::Rejected(sequence_numbers(&batch), reason));
         }
         if let Some(persist) = effects.persist {
-            let started = Instant::now();
-            self.log.append(&persist.records)?;
-            let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.status.fsync_micros.fetch_add(micros, Ordering::Relaxed);
-            self.status.fsyncs.fetch_add(1, Ordering::Relaxed);
-            self.idle = false;
-            self.step(Input::Persisted(persist.ticket));
+            self.blocked.push_back(persist);
+            self.write_blocked(true)?;
         }
         if !effects.committed.is_empty() {
             let NodeConfig { id, epoch, .. } = self.config.node;
@@ -477,6 +482,35 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         }
         if effects.removed {
             (self.on_event)(DriverEvent::Removed);
+        }
+        Ok(())
+    }
+
+    /// Writes what waits, in order, until nothing does or the disk is full. `first` says that one of them is new.
+    fn write_blocked(&mut self, first: bool) -> Result<(), FatalError> {
+        if first && self.blocked.len() > 1 {
+            // An earlier one waits for room; the next tick tries again.
+            return Ok(());
+        }
+        while let Some(persist) = self.blocked.front() {
+            let started = Instant::now();
+            match self.log.append(&persist.records) {
+                Ok(()) => {}
+                Err(full @ LogError::Full { .. }) => {
+                    if first {
+                        warn!(self.logger, "writes are refused until there is room"; "error" => %full);
+                    }
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.status.fsync_micros.fetch_add(micros, Ordering::Relaxed);
+            self.status.fsyncs.fetch_add(1, Ordering::Relaxed);
+            self.idle = false;
+            let ticket = persist.ticket;
+            self.blocked.pop_front();
+            self.step(Input::Persisted(ticket));
         }
         Ok(())
     }
@@ -542,7 +576,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             Some(entries) => applied.index - last.index >= entries.max(1),
             None => self.log.stats().bytes_since_snapshot >= bytes.max(self.config.snapshot_bytes_min),
         };
-        if !due || self.snapshot_running || applied == last {
+        if !due || self.snapshot_running || applied == last || !self.blocked.is_empty() {
             return;
         }
         self.snapshot_running = true;
@@ -566,12 +600,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             Ok(bytes) => {
                 // A received snapshot may have overtaken this one.
                 if at > self.snapshot.0 {
-                    let mark = SnapshotMark { index: at.index, term: at.term, installed: false };
-                    self.log.append(&[Record::Snapshot(mark)])?;
-                    self.log.release(at.index)?;
-                    self.snapshot = (at, bytes);
-                    self.status.snapshots.fetch_add(1, Ordering::Relaxed);
-                    info!(self.logger, "saved snapshot"; "snapshot-index" => at.index, "bytes" => bytes);
+                    self.switch_to_snapshot(at, bytes)?;
                 }
                 let keep = self.snapshot.0;
                 snapshots::prune(self.disk.as_ref(), &[(keep.index, keep.term)])?;
@@ -582,6 +611,24 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             }
             Err(error) => return Err(error.into()),
         }
+        Ok(())
+    }
+
+    /// From here on the snapshot stands for the log up to `at`.
+    fn switch_to_snapshot(&mut self, at: Position, bytes: u64) -> Result<(), FatalError> {
+        let mark = SnapshotMark { index: at.index, term: at.term, installed: false };
+        match self.log.append(&[Record::Snapshot(mark)]) {
+            Ok(()) => {}
+            Err(full @ LogError::Full { .. }) => {
+                warn!(self.logger, "no room to note a snapshot in the log; it is taken again later"; "error" => %full);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.log.release(at.index)?;
+        self.snapshot = (at, bytes);
+        self.status.snapshots.fetch_add(1, Ordering::Relaxed);
+        info!(self.logger, "saved snapshot"; "snapshot-index" => at.index, "bytes" => bytes);
         Ok(())
     }
 }

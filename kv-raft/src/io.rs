@@ -135,7 +135,7 @@ pub struct SnapshotToSend {
     pub message: Envelope,
 }
 
-/// Why a proposal was not taken. It is in no log, unless the reason is [`RejectReason::Forwarded`]'s leader lost it.
+/// Why a proposal was not taken. It is in no log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {
     /// There is no leader to propose to.
@@ -146,6 +146,8 @@ pub enum RejectReason {
     ConfChangePending,
     /// Only the leader takes this.
     NotLeader,
+    /// The disk has no room for the log.
+    NoSpace,
 }
 
 /// A proposal that was not taken.

@@ -18,6 +18,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's headers.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Calls that a client may have given up before we got to them. Beyond it the client is taken for an attacker and loses its
+/// connection, with all watches on it; a deadline that passes for a few hundred calls at once is no attack.
+const GIVEN_UP_STREAMS_MAX: usize = 4096;
 /// How long to wait after an accept that failed: with no file descriptor left the next one fails as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long open connections have to finish what they are at when the server stops.
@@ -64,6 +67,7 @@ impl Listener {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.max_concurrent_streams)
+            .max_pending_accept_reset_streams(GIVEN_UP_STREAMS_MAX)
             .max_header_list_size(HEADER_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -127,6 +127,7 @@ impl Waiters {
                 let why = match reason {
                     RejectReason::NoLeader | RejectReason::NotLeader => ApiError::NoLeader,
                     RejectReason::Busy => ApiError::TooManyRequests,
+                    RejectReason::NoSpace => ApiError::NoSpace,
                     RejectReason::ConfChangePending => ApiError::Unhealthy,
                 };
                 wake(&self.writes, numbers.into_iter().map(|number| (number, Err(why.clone()))));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kv_raft::{ConfChange, LogEntry, MachineError, Membership, Position, StateMachine};
-use kv_store::{Applied, SnapshotLoader, Store, View};
+use kv_store::{Applied, SnapshotLoader, Store, View, ViewReader};
 
 /// A store that keeps its results until somebody takes them.
 #[derive(Debug)]
@@ -17,6 +17,12 @@ impl Machine {
     #[must_use]
     pub fn new(store: Store) -> Self {
         Self { store, results: Vec::new() }
+    }
+
+    /// Where the published views are.
+    #[must_use]
+    pub fn reader(&self) -> ViewReader {
+        self.store.reader()
     }
 
     /// The state, published or not.
