@@ -9,7 +9,7 @@
 //! It does no I/O, reads no clock, knows no raft and no store, and does not speak protobuf: the etcd API is translated in `kv-server`.
 //!
 //! # How data flow
-//! `kv-server` encodes a [`command::Command`] per write; the proposer joins them to one [`command::BatchBuilder`]; raft carries
+//! `kv-server` encodes a command per write ([`command::Body`]); the driver joins them to one [`command::BatchBuilder`]; raft carries
 //! that entry; `kv-store` walks it with [`command::Batch`] and copies keys and values out once.
 //!
 //! # Invariants

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kv_codec::command::{Batch, BatchBuilder};
-use kv_codec::record::{Record, SnapshotMark};
+use kv_codec::record::{ENTRY_BYTES_MAX, Record, SnapshotMark};
 use slog::{Logger, error, info, warn};
 use thiserror::Error;
 
@@ -37,6 +37,11 @@ use crate::tail::Position;
 const QUEUE_COMMANDS_MAX: usize = 16 * 1024;
 /// Bytes of commands that may wait for the driver.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
+/// Bytes of one command: with the batch around it, still an entry that the log takes.
+pub const COMMAND_BYTES_MAX: usize = 63 << 20;
+const _: () = assert!((COMMAND_BYTES_MAX as u64) < ENTRY_BYTES_MAX, "an entry holds a command and its batch's frame");
+/// Ticks before what found the disk full is tried again.
+const RETRY_TICKS: u64 = 100;
 /// Bytes of commands in one entry, one larger command aside.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
@@ -99,6 +104,9 @@ pub enum ProposeError {
     /// Too many commands wait.
     #[error("too many requests")]
     Full,
+    /// The command is longer than [`COMMAND_BYTES_MAX`].
+    #[error("the command is too large")]
+    TooLarge,
     /// The driver has stopped.
     #[error("the driver has stopped")]
     Stopped,
@@ -201,8 +209,11 @@ impl Handle {
     /// number.
     ///
     /// # Errors
-    /// [`ProposeError::Full`] at once when too much waits; the command is then in no log.
+    /// [`ProposeError::Full`] at once when too much waits, [`ProposeError::TooLarge`]; the command is then in no log.
     pub fn propose(&self, command: Vec<u8>) -> Result<(), ProposeError> {
+        if command.len() > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge);
+        }
         let commands = self.queue.commands.fetch_add(1, Ordering::AcqRel);
         let bytes = self.queue.bytes.fetch_add(command.len(), Ordering::AcqRel);
         if commands >= QUEUE_COMMANDS_MAX || bytes >= QUEUE_BYTES_MAX {
@@ -279,6 +290,12 @@ pub struct Driver<M: StateMachine, D: Disk> {
     snapshot: (Position, u64),
     snapshot_running: bool,
     spare_running: bool,
+    /// Threads that were started, ended or not.
+    workers: Vec<JoinHandle<()>>,
+    ticks: u64,
+    /// No snapshot, no spare segment before these ticks.
+    snapshot_not_before: u64,
+    spare_not_before: u64,
     /// The state that a follower was promised.
     offered: Option<(Position, M::Image)>,
     /// Whether the log has said that all in it is durable.
@@ -317,18 +334,31 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             snapshot,
             snapshot_running: false,
             spare_running: false,
+            workers: Vec::new(),
+            ticks: 0,
+            snapshot_not_before: 0,
+            spare_not_before: 0,
             offered: None,
             idle: false,
             blocked: VecDeque::new(),
         };
         driver.note_status();
         let thread = std::thread::Builder::new().name("kv-raft".into());
-        let thread = thread.spawn(move || driver.run(&inbox)).expect("a thread can be started");
+        let work = move || {
+            let _guard = AbortOnPanic;
+            driver.run(&inbox);
+        };
+        let thread = thread.spawn(work).expect("a thread can be started");
         (handle, thread)
     }
 
     fn run(&mut self, inbox: &Receiver<Event>) {
-        if let Err(fatal) = self.drive(inbox) {
+        let ended = self.drive(inbox);
+        // What they still write must be over before somebody else opens the directory.
+        for worker in self.workers.drain(..) {
+            drop(worker.join());
+        }
+        if let Err(fatal) = ended {
             error!(self.logger, "cannot go on"; "error" => %fatal);
             (self.on_event)(DriverEvent::Fatal(fatal));
         }
@@ -358,6 +388,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             if now >= next_tick {
                 // A thread that was held up owes one tick, not all that it missed: time that nobody saw is no sign of silence.
                 next_tick = now + self.config.tick;
+                self.ticks += 1;
                 self.write_blocked(false)?;
                 self.step(Input::Tick);
             }
@@ -375,8 +406,11 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             self.log.mark_durable()?;
             self.idle = true;
         }
-        self.prepare_spare();
-        self.maybe_snapshot();
+        if running {
+            self.workers.retain(|worker| !worker.is_finished());
+            self.prepare_spare();
+            self.maybe_snapshot();
+        }
         Ok(())
     }
 
@@ -460,6 +494,10 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         }
         if let Some(at) = effects.install {
             install_snapshot(&self.disk, self.config.cluster_id, at, &mut self.machine)?;
+            if self.machine.applied() != at {
+                let found = self.machine.applied().index;
+                return Err(MachineError(format!("snapshot {} holds the state of entry {found}", at.index)).into());
+            }
             self.machine.publish();
             self.snapshot = (at, 0);
             self.step(Input::SnapshotInstalled(at.index));
@@ -520,15 +558,19 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         if leadership.leader != 0 && leadership.leader != self.status.leader.load(Ordering::Acquire) {
             self.status.leader_changes.fetch_add(1, Ordering::Relaxed);
         }
+        if leadership.leader != self.config.node.id {
+            // An old state is not kept alive for followers of somebody else.
+            self.offered = None;
+        }
         (self.on_event)(DriverEvent::Leadership(leadership));
     }
 
     fn send_snapshot(&mut self, at: Position, message: Envelope) {
         let to = message.to;
-        match self.offered.take() {
-            Some((offered, image)) if offered == at => (self.on_event)(DriverEvent::Snapshot(message, image)),
+        match self.offered.take_if(|(offered, _)| *offered == at) {
+            Some((_, image)) => (self.on_event)(DriverEvent::Snapshot(message, image)),
             // Another follower took it; raft asks again.
-            _ => self.step(Input::SnapshotSent { to, ok: false }),
+            None => self.step(Input::SnapshotSent { to, ok: false }),
         }
     }
 
@@ -543,7 +585,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
     }
 
     fn prepare_spare(&mut self) {
-        if self.spare_running {
+        if self.spare_running || self.ticks < self.spare_not_before {
             return;
         }
         let Some(spec) = self.log.spare_wanted() else {
@@ -552,10 +594,10 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         self.spare_running = true;
         let (disk, events) = (Arc::clone(&self.disk), self.own_events.clone());
         let work = move || drop(events.send(Event::SpareReady(spec.prepare(disk.as_ref()))));
-        if let Err(error) = std::thread::Builder::new().name("kv-log-spare".into()).spawn(work) {
-            // The log prepares a segment itself when it needs one.
-            warn!(self.logger, "cannot start a thread to prepare a log segment"; "error" => %error);
-            self.spare_running = false;
+        // Without one the log prepares a segment itself when it needs it.
+        self.spare_running = self.start_worker("kv-log-spare", work);
+        if !self.spare_running {
+            self.spare_not_before = self.ticks + RETRY_TICKS;
         }
     }
 
@@ -563,7 +605,10 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         self.spare_running = false;
         match spare {
             Ok(spare) => self.log.add_spare(spare),
-            Err(LogError::Full { .. }) => warn!(self.logger, "no space to prepare the next log segment"),
+            Err(LogError::Full { .. }) => {
+                warn!(self.logger, "no space to prepare the next log segment");
+                self.spare_not_before = self.ticks + RETRY_TICKS;
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -576,7 +621,12 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             Some(entries) => applied.index - last.index >= entries.max(1),
             None => self.log.stats().bytes_since_snapshot >= bytes.max(self.config.snapshot_bytes_min),
         };
-        if !due || self.snapshot_running || applied == last || !self.blocked.is_empty() {
+        if !due
+            || self.snapshot_running
+            || self.ticks < self.snapshot_not_before
+            || applied == last
+            || !self.blocked.is_empty()
+        {
             return;
         }
         self.snapshot_running = true;
@@ -588,10 +638,26 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             drop(image);
             drop(events.send(Event::SnapshotWritten(applied, written)));
         };
-        if let Err(error) = std::thread::Builder::new().name("kv-snapshot".into()).spawn(work) {
-            warn!(self.logger, "cannot start a thread to write a snapshot"; "error" => %error);
-            self.snapshot_running = false;
+        self.snapshot_running = self.start_worker("kv-snapshot", work);
+        if !self.snapshot_running {
+            self.snapshot_not_before = self.ticks + RETRY_TICKS;
         }
+    }
+
+    /// Starts a thread; false where the system has none left.
+    fn start_worker(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+        let guarded = move || {
+            let _guard = AbortOnPanic;
+            work();
+        };
+        match std::thread::Builder::new().name(name.into()).spawn(guarded) {
+            Ok(worker) => self.workers.push(worker),
+            Err(error) => {
+                warn!(self.logger, "cannot start a thread"; "name" => name, "error" => %error);
+                return false;
+            }
+        }
+        true
     }
 
     fn on_snapshot_written(&mut self, at: Position, written: Result<u64, SnapshotError>) -> Result<(), FatalError> {
@@ -602,12 +668,11 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
                 if at > self.snapshot.0 {
                     self.switch_to_snapshot(at, bytes)?;
                 }
-                let keep = self.snapshot.0;
-                snapshots::prune(self.disk.as_ref(), &[(keep.index, keep.term)])?;
+                snapshots::prune_below(self.disk.as_ref(), self.snapshot.0.index)?;
             }
             Err(error) if error.is_full() => {
                 warn!(self.logger, "no space for a snapshot; the log keeps growing"; "error" => %error);
-                snapshots::clean_tmp(self.disk.as_ref())?;
+                self.snapshot_not_before = self.ticks + RETRY_TICKS;
             }
             Err(error) => return Err(error.into()),
         }
@@ -621,6 +686,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             Ok(()) => {}
             Err(full @ LogError::Full { .. }) => {
                 warn!(self.logger, "no room to note a snapshot in the log; it is taken again later"; "error" => %full);
+                self.snapshot_not_before = self.ticks + RETRY_TICKS;
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -630,6 +696,17 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         self.status.snapshots.fetch_add(1, Ordering::Relaxed);
         info!(self.logger, "saved snapshot"; "snapshot-index" => at.index, "bytes" => bytes);
         Ok(())
+    }
+}
+
+/// Ends the process when its thread panics: a member without its driver would answer reads for ever and writes never.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 

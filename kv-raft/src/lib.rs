@@ -42,7 +42,7 @@ mod tail;
 mod validate;
 
 pub use disk::{Disk, DiskFile, RealDisk, SyncMode};
-pub use driver::{Driver, DriverConfig, DriverEvent, Handle, ProposeError, Status};
+pub use driver::{COMMAND_BYTES_MAX, Driver, DriverConfig, DriverEvent, Handle, ProposeError, Status};
 pub use file_log::{Cut, FileLog, LogIds, LogOptions, Recovered, Spare, SpareSpec};
 pub use io::{
     ConfChange, Effects, Envelope, Input, Leadership, Membership, PeerMessage, Persist, RejectReason, Rejected,

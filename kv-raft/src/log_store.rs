@@ -160,7 +160,11 @@ impl LogError {
     /// Turns a lack of space for a new segment into [`LogError::Full`].
     pub(crate) fn or_full(self, bytes: u64) -> Self {
         match self {
-            Self::Io { path, source, .. } if source.kind() == ErrorKind::StorageFull => Self::Full { path, bytes },
+            Self::Io { path, source, .. }
+                if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
+                Self::Full { path, bytes }
+            }
             other => other,
         }
     }

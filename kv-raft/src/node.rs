@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use kv_codec::record::{EntryKind, HardState, LogEntry, Record, SnapshotMark};
+use kv_codec::record::{ENTRY_BYTES_MAX, EntryKind, HardState, LogEntry, Record, SnapshotMark};
 use raft::eraftpb::{ConfChangeType, Entry, EntryType, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole, Storage};
 use slog::{Logger, debug, info, warn};
@@ -315,6 +315,13 @@ impl Node {
 
     fn receive_forward(&mut self, from: u64, leader_term: u64, batch: &Bytes) -> Result<(), MessageError> {
         let span = Span::of(batch).map_err(MessageError::Batch)?;
+        if batch.len() as u64 > ENTRY_BYTES_MAX {
+            return Err(MessageError::Batch(kv_codec::DecodeError::TooLong {
+                what: "forwarded batch",
+                len: batch.len() as u64,
+                max: ENTRY_BYTES_MAX,
+            }));
+        }
         if span.origin != from {
             return Err(MessageError::WrongMember { from: span.origin, to: self.config.id, id: self.config.id });
         }
@@ -535,6 +542,7 @@ impl Node {
         let envelope = Envelope { from, to, body: PeerMessage::Raft(Box::new(message)) };
         if kind == MessageType::MsgSnapshot {
             debug!(self.log, "snapshot to send"; "to" => to, "index" => at.index);
+            self.raw.mut_store().withdraw_offer();
             self.effects.snapshots_to_send.push(SnapshotToSend { at, message: envelope });
         } else {
             self.effects.messages.push(envelope);

@@ -103,8 +103,14 @@ pub fn recover<M: StateMachine, D: Disk>(
     let base = Position { index: mark.index, term: mark.term };
     report.snapshot = base;
     let hard_state = HardState { commit: hard_state.commit.max(base.index), ..hard_state };
-    let mut replay =
-        Replay { machine: &mut machine, base, kept: Vec::new(), commit: hard_state.commit, limits: options.tail };
+    let mut replay = Replay {
+        machine: &mut machine,
+        base,
+        kept: Vec::new(),
+        bytes: 0,
+        commit: hard_state.commit,
+        limits: options.tail,
+    };
     log.replay(base.index, &mut |entry| replay.entry(entry))?;
     let Replay { base, kept, .. } = replay;
     let last = kept.last().map_or(base.index, |entry| entry.index);
@@ -163,7 +169,8 @@ pub fn install_snapshot<M: StateMachine, D: Disk>(
     }
 }
 
-/// Writes an image of the state at `at` down. Durable and in place on return; the file's length.
+/// Writes an image of the state at `at` down, and reads the file back: once it stands for the log, nothing else does. Durable and
+/// in place on return; the file's length.
 ///
 /// The log does not know of it before a [`SnapshotMark`] is appended.
 ///
@@ -175,9 +182,19 @@ pub fn write_snapshot<M: StateMachine, D: Disk>(
     at: Position,
     image: &M::Image,
 ) -> Result<u64, SnapshotError> {
-    let mut writer = SnapshotWriter::create(disk, SnapshotHeader { index: at.index, term: at.term, cluster_id })?;
-    M::write_image(image, &mut |chunk| writer.write(chunk))?;
-    writer.finish()
+    let header = SnapshotHeader { index: at.index, term: at.term, cluster_id };
+    let write = || {
+        let mut writer = SnapshotWriter::create(disk, header)?;
+        M::write_image(image, &mut |chunk| writer.write(chunk))?;
+        writer.finish()
+    };
+    let bytes = write().inspect_err(|_| {
+        // A writer that failed for want of room must not keep what it took. The error that counts is the writer's.
+        drop(snapshots::discard(disk, &header));
+    })?;
+    let mut reader = SnapshotReader::open(disk, header)?;
+    while reader.next_chunk()?.is_some() {}
+    Ok(bytes)
 }
 
 /// The first snapshot and the log's first records.
@@ -200,6 +217,7 @@ struct Replay<'a, M> {
     machine: &'a mut M,
     base: Position,
     kept: Vec<LogEntry>,
+    bytes: usize,
     commit: u64,
     limits: TailLimits,
 }
@@ -210,20 +228,28 @@ impl<M: StateMachine> Replay<'_, M> {
             let applied = apply_one(self.machine, &entry, &mut Vec::new());
             applied.map_err(|error| LogError::Replay(error.to_string()))?;
         }
+        self.bytes += entry.payload.len();
         self.kept.push(entry);
         // Amortised: the front is dropped when twice too much is kept.
-        if self.kept.len() > 2 * self.limits.entries_max.max(1) {
+        let TailLimits { entries_max, bytes_max } = self.limits;
+        if self.kept.len() / 2 > entries_max || self.bytes / 2 > bytes_max {
             self.drop_front();
         }
         Ok(())
     }
 
     fn drop_front(&mut self) {
-        let applied = self.kept.partition_point(|entry| entry.index <= self.commit);
-        let drop = applied.min(self.kept.len().saturating_sub(self.limits.entries_max));
-        if let Some(last) = self.kept[..drop].last() {
-            self.base = Position { index: last.index, term: last.term };
-            self.kept.drain(..drop);
+        let TailLimits { entries_max, bytes_max } = self.limits;
+        let (mut entries, mut drop) = (self.kept.len(), 0);
+        for entry in self.kept.iter().take_while(|entry| entry.index <= self.commit) {
+            if entries <= entries_max && self.bytes <= bytes_max {
+                break;
+            }
+            entries -= 1;
+            drop += 1;
+            self.bytes -= entry.payload.len();
+            self.base = Position { index: entry.index, term: entry.term };
         }
+        self.kept.drain(..drop);
     }
 }

@@ -73,7 +73,7 @@ impl SnapshotError {
     /// Whether the disk has no room. The unfinished file can be removed with [`clean_tmp`].
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == ErrorKind::StorageFull)
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
     }
 
     fn io(op: &'static str, path: &str) -> impl FnOnce(io::Error) -> Self {
@@ -331,6 +331,22 @@ pub fn list<D: Disk>(disk: &D) -> Result<Vec<(u64, u64)>, SnapshotError> {
 /// [`SnapshotError::Io`].
 pub fn prune<D: Disk>(disk: &D, keep: &[(u64, u64)]) -> Result<(), SnapshotError> {
     remove_where(disk, |index, term, kind| kind == "snap" && !keep.contains(&(index, term)))
+}
+
+/// Removes finished snapshots below `index`. One above may have been received and wait for its mark in the log.
+///
+/// # Errors
+/// [`SnapshotError::Io`].
+pub fn prune_below<D: Disk>(disk: &D, below: u64) -> Result<(), SnapshotError> {
+    remove_where(disk, |index, _, kind| kind == "snap" && index < below)
+}
+
+/// Removes what an unfinished writer of this snapshot left.
+///
+/// # Errors
+/// [`SnapshotError::Io`].
+pub fn discard<D: Disk>(disk: &D, header: &SnapshotHeader) -> Result<(), SnapshotError> {
+    remove_where(disk, |index, term, kind| kind == "tmp" && (index, term) == (header.index, header.term))
 }
 
 /// Removes what unfinished writers left. Not while one is at work.

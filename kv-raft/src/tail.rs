@@ -112,6 +112,11 @@ impl Tail {
         }
     }
 
+    /// The offered snapshot was taken by one follower; the next has to ask again.
+    pub(crate) fn withdraw_offer(&mut self) {
+        self.offered = None;
+    }
+
     pub(crate) fn offer_snapshot(&mut self, at: Position, membership: Membership) {
         self.offered = Some((at, membership));
     }

@@ -1,6 +1,7 @@
 //! Whether a peer's raft message has the shape that raft takes for granted. raft-rs panics on well-framed nonsense; a peer that
 //! sends it must not take this member down.
 
+use kv_codec::record::ENTRY_BYTES_MAX;
 use raft::eraftpb::{EntryType, Message, MessageType};
 use raft::{RaftLog, Storage};
 use thiserror::Error;
@@ -49,6 +50,7 @@ pub(crate) fn check<S: Storage>(message: &Message, log: &RaftLog<S>) -> Result<(
     let require = |holds: bool, field| if holds { Ok(()) } else { Err(MessageError::Invalid { kind, field }) };
     require(message.term > 0 && message.term < NUMBER_END, "term")?;
     require(message.index < NUMBER_END && message.commit < NUMBER_END, "index")?;
+    require(message.reject_hint < NUMBER_END && message.commit_term < NUMBER_END, "hint")?;
     match kind {
         MessageType::MsgAppend => {
             // Raft takes term 0 for that of every entry it does not have.
@@ -102,6 +104,9 @@ fn check_entries<S: Storage>(message: &Message, log: &RaftLog<S>) -> Result<(), 
         }
         if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
             return invalid("entry type");
+        }
+        if entry.data.len() as u64 > ENTRY_BYTES_MAX || entry.context.len() as u64 > ENTRY_BYTES_MAX {
+            return invalid("entry length");
         }
         // Compacted entries are committed and long agreed on.
         let known = entry.index <= log.committed && entry.index >= log.first_index();

@@ -31,6 +31,7 @@
 //! # Ok(()) }
 //! ```
 
+mod authority;
 pub mod banner;
 pub mod client;
 pub mod config;

@@ -11,6 +11,8 @@ use slog::{Logger, debug, warn};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::authority::{Mended, PREFACE};
+
 /// gRPC's ping of an idle client, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_hours(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -21,6 +23,8 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Calls that a client may have given up before we got to them. Beyond it the client is taken for an attacker and loses its
 /// connection, with all watches on it; a deadline that passes for a few hundred calls at once is no attack.
 const GIVEN_UP_STREAMS_MAX: usize = 4096;
+/// How long to wait for more of a preface that came in part.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 /// How long to wait after an accept that failed: with no file descriptor left the next one fails as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long open connections have to finish what they are at when the server stops.
@@ -47,7 +51,7 @@ impl Listener {
                 _ = stop.changed() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.spawn(&builder, &graceful, stream, peer, &logger),
+                Ok((stream, peer)) => self.spawn(&builder, &graceful, stop.clone(), (stream, peer), &logger),
                 Err(error) => {
                     warn!(logger, "cannot accept a connection"; "error" => %error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -80,8 +84,8 @@ impl Listener {
         &self,
         builder: &Builder<TokioExecutor>,
         graceful: &GracefulShutdown,
-        stream: TcpStream,
-        peer: SocketAddr,
+        mut stop: watch::Receiver<()>,
+        (stream, peer): (TcpStream, SocketAddr),
         logger: &Logger,
     ) {
         // Small answers must not wait for the acknowledgement of earlier ones.
@@ -89,13 +93,35 @@ impl Listener {
             debug!(logger, "cannot set TCP_NODELAY"; "peer" => %peer, "error" => %error);
         }
         let service = TowerToHyperService::new(self.routes.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        let logger = logger.clone();
+        let (builder, watcher, logger) = (builder.clone(), graceful.watcher(), logger.clone());
         tokio::spawn(async move {
+            // Until it says what it speaks, hyper has no timer for a connection.
+            let spoken = tokio::select! {
+                spoken = tokio::time::timeout(HEADER_TIMEOUT, has_spoken(&stream)) => matches!(spoken, Ok(Ok(()))),
+                _ = stop.changed() => false,
+            };
+            if !spoken {
+                debug!(logger, "connection said nothing"; "peer" => %peer);
+                return;
+            }
+            let connection = builder.serve_connection(TokioIo::new(Mended::new(stream)), service).into_owned();
+            let connection = watcher.watch(connection);
             if let Err(error) = connection.await {
                 debug!(logger, "connection ended"; "peer" => %peer, "error" => %error);
             }
         });
+    }
+}
+
+/// Waits until what came tells HTTP/1 from HTTP/2.
+async fn has_spoken(stream: &TcpStream) -> std::io::Result<()> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        if seen == 0 || seen == PREFACE.len() || first[..seen] != PREFACE[..seen] {
+            return Ok(());
+        }
+        // The rest of the preface is on its way; a peek returns at once while any byte waits.
+        tokio::time::sleep(PREFACE_PAUSE).await;
     }
 }

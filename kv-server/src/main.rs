@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use kv_server::config::{Config, Parsed};
 use kv_server::{Server, banner, client, logging};
 use slog::{info, warn};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let parsed = match Config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
@@ -50,20 +50,29 @@ async fn serve(config: Config, warnings: &[String]) -> anyhow::Result<ExitCode> 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let data_dir = config.data_dir.clone();
-    // The messages name their causes already.
-    let server = Server::start(config, &logger).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let server = tokio::select! {
+        // The messages name their causes already.
+        started = Server::start(config, &logger) => started.map_err(|error| anyhow::anyhow!("{error}"))?,
+        // What was recovered so far is on disk, as a kill would leave it.
+        stop = stop_signal(&mut terminate, &mut interrupt) => std::process::exit(i32::from(stop.1)),
+    };
     if greet {
         let address = server.client_addresses()[0].to_string();
         // A terminal that went away is no reason to stop serving.
         drop(stdout().write_all(banner::text(&address, &data_dir, server.revision()).as_bytes()));
     }
-    let (name, number) = tokio::select! {
-        _ = terminate.recv() => ("terminated", 15u8),
-        _ = interrupt.recv() => ("interrupt", 2u8),
-    };
+    let (name, code) = stop_signal(&mut terminate, &mut interrupt).await;
     info!(logger, "received signal; shutting down"; "signal" => name);
     server.shutdown().await;
-    // The first process of a container stops cleanly; any other says what stopped it.
-    let code = if std::process::id() == 1 { 0 } else { 128 + number };
     Ok(ExitCode::from(code))
+}
+
+/// Waits for a signal to stop; its name, and the exit code that says so as a shell would. The first process of a container stops
+/// cleanly.
+async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, u8) {
+    let (name, number) = tokio::select! {
+        _ = terminate.recv() => ("terminated", 15),
+        _ = interrupt.recv() => ("interrupt", 2),
+    };
+    (name, if std::process::id() == 1 { 0 } else { 128 + number })
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use kv_codec::command::{Body, Publish};
 use kv_codec::member::Member;
 use kv_raft::{
-    Driver, DriverConfig, DriverEvent, FileLog, LogIds, LogOptions, NodeConfig, RealDisk, RecoverError, RecoverOptions,
-    Replica, Report, SyncMode, TailLimits, recover,
+    Driver, DriverConfig, DriverEvent, FileLog, Leadership, LogIds, LogOptions, NodeConfig, RealDisk, RecoverError,
+    RecoverOptions, Replica, Report, SyncMode, TailLimits, recover,
 };
 use kv_store::{Members, Store, View};
 use slog::{Logger, crit, info};
@@ -87,7 +87,6 @@ pub struct Server {
     listeners: JoinSet<()>,
     client_addresses: Vec<SocketAddr>,
     logger: Logger,
-    _data_dir: DataDir,
 }
 
 /// What the disk held, and where its results go.
@@ -124,7 +123,7 @@ impl Server {
         let views = replica.machine.store().reader();
         let driver_config = driver_config(&config, identity, replica.epoch)?;
         let epoch = replica.epoch;
-        let on_event = event_handler(completions, &config);
+        let on_event = event_handler(completions, &config, data_dir);
         let (driver, driver_thread) = Driver::start(driver_config, replica, disk, logger, on_event);
         let waiters = Arc::new(Waiters::default());
         tokio::spawn(waiters::run(Arc::clone(&waiters), inbox));
@@ -150,7 +149,10 @@ impl Server {
             applied: applied_seen,
             metrics,
         });
-        publish(&core, &config).await?;
+        if let Err(error) = publish(&core, &config).await {
+            stop_driver(&core, driver_thread).await;
+            return Err(error);
+        }
         log_recovery(logger, &core, &report, recovered_in);
 
         let (stop, stopped) = watch::channel(());
@@ -171,7 +173,7 @@ impl Server {
         for address in &client_addresses {
             info!(logger, "serving client traffic"; "address" => %address);
         }
-        Ok(Self { core, driver_thread, stop, listeners, client_addresses, logger: logger.clone(), _data_dir: data_dir })
+        Ok(Self { core, driver_thread, stop, listeners, client_addresses, logger: logger.clone() })
     }
 
     /// The addresses that clients are served on, as bound: a port of 0 is a real one here.
@@ -191,12 +193,16 @@ impl Server {
         // Nobody listens if every listener has ended by itself.
         let _ = self.stop.send(());
         while self.listeners.join_next().await.is_some() {}
-        self.core.driver.shutdown();
-        let thread = self.driver_thread;
-        // A driver that panicked has said so.
-        drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
+        stop_driver(&self.core, self.driver_thread).await;
         info!(self.logger, "closed etcd server"; "revision" => self.core.views.load().revision());
     }
+}
+
+/// Lets the driver finish what it has, and waits for its end: the data directory is free after it.
+async fn stop_driver(core: &Core, thread: JoinHandle<()>) {
+    core.driver.shutdown();
+    // A driver that panicked has ended the process.
+    drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
 }
 
 async fn bind_all(urls: &[Url], flag: &'static str) -> Result<Vec<TcpListener>, StartError> {
@@ -287,21 +293,25 @@ fn driver_config(config: &Config, identity: Identity, epoch: u64) -> Result<Driv
     })
 }
 
-/// Carries what the driver says to the calls that wait. Runs on the driver's thread.
+/// Carries what the driver says to the calls that wait. Runs on the driver's thread, and keeps the data directory locked as long as
+/// that lives.
 fn event_handler(
     completions: mpsc::UnboundedSender<Completion>,
     config: &Arc<Config>,
+    data_dir: DataDir,
 ) -> Box<dyn FnMut(DriverEvent<View>) + Send> {
     let config = Arc::clone(config);
-    let mut term_led = 0;
+    let mut led = Leadership::default();
     Box::new(move |event| {
+        let _locked = &data_dir;
         let completion = match event {
             DriverEvent::Rejected(numbers, reason) => Completion::Rejected(numbers, reason),
             DriverEvent::ReadsReady(reads) => Completion::ReadsReady(reads),
             DriverEvent::ReadsDropped(reads) => Completion::ReadsDropped(reads),
             DriverEvent::Leadership(leadership) => {
-                let lost = term_led != 0 && leadership.term != term_led;
-                term_led = if leadership.leader == 0 { 0 } else { leadership.term };
+                // The loss of a leader counts, whether or not the next one is known.
+                let lost = led.leader != 0 && led != leadership;
+                led = leadership;
                 if !lost {
                     return;
                 }

@@ -179,6 +179,7 @@ async fn wait<T>(
 fn not_queued(error: ProposeError) -> ApiError {
     match error {
         ProposeError::Full => ApiError::TooManyRequests,
+        ProposeError::TooLarge => ApiError::RequestTooLarge,
         ProposeError::Stopped => ApiError::Stopped,
     }
 }

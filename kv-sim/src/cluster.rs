@@ -610,7 +610,7 @@ impl Cluster {
             let mark = SnapshotMark { index: at.index, term: at.term, installed: false };
             life.log.append(&[Record::Snapshot(mark)]).map_err(|_| Died)?;
             life.log.release(at.index).map_err(|_| Died)?;
-            snapshots::prune(life.disk.as_ref(), &[(at.index, at.term)]).map_err(|_| Died)
+            snapshots::prune_below(life.disk.as_ref(), at.index).map_err(|_| Died)
         };
         taken()?;
         life.snapshot = at;

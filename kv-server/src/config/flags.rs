@@ -458,6 +458,5 @@ pub(super) static FLAGS: &[Flag] = &[
     ignored(Removed, "vv", Kind::Any, REMOVED),
 ];
 
-/// Largest `--max-request-bytes`: with what a message adds to its request, still below the 2 GiB
-/// that a gRPC message can have.
-const MAX_REQUEST_BYTES_CEILING: u64 = (1 << 31) - (1 << 20);
+/// Largest `--max-request-bytes`: a request is one entry of the log, which takes so much.
+const MAX_REQUEST_BYTES_CEILING: u64 = kv_raft::COMMAND_BYTES_MAX as u64;
