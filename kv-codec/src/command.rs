@@ -81,6 +81,96 @@ pub struct DeleteRange<'a> {
     pub prev_kv: bool,
 }
 
+/// A read inside a transaction. The numbers are those of the etcd API; what a sort target means is the store's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range<'a> {
+    /// The first key.
+    pub key: &'a [u8],
+    /// The end of the range, as in [`DeleteRange`].
+    pub range_end: &'a [u8],
+    /// How many at most; 0 or less for all.
+    pub limit: i64,
+    /// At which revision; 0 or less for the current one.
+    pub revision: i64,
+    /// 0 none, 1 ascending, 2 descending.
+    pub sort_order: u8,
+    /// 0 key, 1 version, 2 create revision, 3 mod revision, 4 value.
+    pub sort_target: u8,
+    /// Leave the values out of the answer.
+    pub keys_only: bool,
+    /// Count only.
+    pub count_only: bool,
+    /// Bounds of the mod revision, 0 for off: at least, at most.
+    pub mod_revisions: (i64, i64),
+    /// Bounds of the create revision, 0 for off: at least, at most.
+    pub create_revisions: (i64, i64),
+}
+
+/// How a [`Compare`] compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompareResult {
+    /// Equal.
+    Equal,
+    /// What is there is greater.
+    Greater,
+    /// What is there is less.
+    Less,
+    /// Not equal.
+    NotEqual,
+}
+
+/// With what a [`Compare`] compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompareTarget<'a> {
+    /// The version.
+    Version(i64),
+    /// The create revision.
+    Create(i64),
+    /// The mod revision.
+    Mod(i64),
+    /// The value.
+    Value(&'a [u8]),
+    /// The lease.
+    Lease(i64),
+}
+
+/// A condition of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compare<'a> {
+    /// The first key.
+    pub key: &'a [u8],
+    /// The end of the range, as in [`DeleteRange`]; every key in it is compared.
+    pub range_end: &'a [u8],
+    /// How.
+    pub result: CompareResult,
+    /// With what.
+    pub target: CompareTarget<'a>,
+}
+
+/// One operation of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// Reads.
+    Range(Range<'a>),
+    /// Writes a key.
+    Put(Put<'a>),
+    /// Deletes a range.
+    DeleteRange(DeleteRange<'a>),
+    /// A transaction inside this one.
+    Txn(Txn<'a>),
+}
+
+/// A transaction: one list of operations or the other, by whether all conditions hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Txn<'a> {
+    /// The conditions.
+    pub compare: Vec<Compare<'a>>,
+    /// What is done when all hold.
+    pub success: Vec<Op<'a>>,
+    /// What is done when one does not.
+    pub failure: Vec<Op<'a>>,
+}
+
 /// What a member says of itself once it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
@@ -99,6 +189,13 @@ pub enum Body<'a> {
     Put(Put<'a>),
     /// See [`DeleteRange`].
     DeleteRange(DeleteRange<'a>),
+    /// See [`Txn`].
+    Txn(Txn<'a>),
+    /// Gives up history below a revision.
+    Compact {
+        /// The oldest revision that stays readable.
+        revision: i64,
+    },
     /// See [`Publish`].
     Publish(Publish),
     /// Adds a member (travels in a conf-change entry).
@@ -118,6 +215,9 @@ pub enum Body<'a> {
 
 const KIND_PUT: u8 = 1;
 const KIND_DELETE_RANGE: u8 = 2;
+const KIND_TXN: u8 = 3;
+const KIND_COMPACT: u8 = 4;
+const KIND_RANGE: u8 = 5;
 const KIND_PUBLISH: u8 = 64;
 const KIND_MEMBER_ADD: u8 = 65;
 const KIND_MEMBER_REMOVE: u8 = 66;
@@ -127,6 +227,11 @@ const KIND_MEMBER_UPDATE: u8 = 68;
 const FLAG_PREV_KV: u8 = 1;
 const FLAG_IGNORE_VALUE: u8 = 2;
 const FLAG_IGNORE_LEASE: u8 = 4;
+const FLAG_KEYS_ONLY: u8 = 1;
+const FLAG_COUNT_ONLY: u8 = 2;
+
+/// How deep transactions nest: each level spends at least one operation of `--max-txn-ops`.
+pub const TXN_DEPTH_MAX: u32 = 128;
 
 impl Body<'_> {
     /// The bytes of the command that `header` and `self` make.
@@ -135,6 +240,8 @@ impl Body<'_> {
         let payload = match self {
             Body::Put(put) => put.key.len() + put.value.len(),
             Body::DeleteRange(delete) => delete.key.len() + delete.range_end.len(),
+            // A guess: most transactions are one guarded put.
+            Body::Txn(_) => 1024,
             _ => 64,
         };
         let mut out = Vec::with_capacity(48 + header.user.len() + payload);
@@ -149,22 +256,15 @@ impl Body<'_> {
 
     fn encode_body(&self, out: &mut Vec<u8>) {
         match self {
-            Body::Put(put) => {
-                out.push(KIND_PUT);
-                out.push(
-                    flag(put.prev_kv, FLAG_PREV_KV)
-                        | flag(put.ignore_value, FLAG_IGNORE_VALUE)
-                        | flag(put.ignore_lease, FLAG_IGNORE_LEASE),
-                );
-                put_u64(out, put.lease.cast_unsigned());
-                put_bytes(out, put.key);
-                put_bytes(out, put.value);
+            Body::Put(put) => encode_put(out, put),
+            Body::DeleteRange(delete) => encode_delete(out, delete),
+            Body::Txn(txn) => {
+                out.push(KIND_TXN);
+                encode_txn(out, txn);
             }
-            Body::DeleteRange(delete) => {
-                out.push(KIND_DELETE_RANGE);
-                out.push(flag(delete.prev_kv, FLAG_PREV_KV));
-                put_bytes(out, delete.key);
-                put_bytes(out, delete.range_end);
+            Body::Compact { revision } => {
+                out.push(KIND_COMPACT);
+                put_u64(out, revision.cast_unsigned());
             }
             Body::Publish(publish) => {
                 out.push(KIND_PUBLISH);
@@ -201,25 +301,10 @@ impl<'a> Body<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let body = match reader.u8("command kind")? {
-            KIND_PUT => {
-                let flags = flags(&mut reader, FLAG_PREV_KV | FLAG_IGNORE_VALUE | FLAG_IGNORE_LEASE)?;
-                Body::Put(Put {
-                    lease: reader.i64("lease")?,
-                    key: reader.bytes(FIELD_BYTES_MAX, "key")?,
-                    value: reader.bytes(FIELD_BYTES_MAX, "value")?,
-                    prev_kv: flags & FLAG_PREV_KV != 0,
-                    ignore_value: flags & FLAG_IGNORE_VALUE != 0,
-                    ignore_lease: flags & FLAG_IGNORE_LEASE != 0,
-                })
-            }
-            KIND_DELETE_RANGE => {
-                let flags = flags(&mut reader, FLAG_PREV_KV)?;
-                Body::DeleteRange(DeleteRange {
-                    key: reader.bytes(FIELD_BYTES_MAX, "key")?,
-                    range_end: reader.bytes(FIELD_BYTES_MAX, "range end")?,
-                    prev_kv: flags & FLAG_PREV_KV != 0,
-                })
-            }
+            KIND_PUT => Body::Put(decode_put(&mut reader)?),
+            KIND_DELETE_RANGE => Body::DeleteRange(decode_delete(&mut reader)?),
+            KIND_TXN => Body::Txn(decode_txn(&mut reader, TXN_DEPTH_MAX)?),
+            KIND_COMPACT => Body::Compact { revision: reader.i64("revision")? },
             KIND_PUBLISH => Body::Publish(Publish {
                 id: reader.fixed_u64("member id")?,
                 name: crate::member::string(&mut reader, NAME_BYTES_MAX, "member name")?,
@@ -237,6 +322,168 @@ impl<'a> Body<'a> {
         reader.end("command")?;
         Ok(body)
     }
+}
+
+fn encode_put(out: &mut Vec<u8>, put: &Put<'_>) {
+    out.push(KIND_PUT);
+    out.push(
+        flag(put.prev_kv, FLAG_PREV_KV)
+            | flag(put.ignore_value, FLAG_IGNORE_VALUE)
+            | flag(put.ignore_lease, FLAG_IGNORE_LEASE),
+    );
+    put_u64(out, put.lease.cast_unsigned());
+    put_bytes(out, put.key);
+    put_bytes(out, put.value);
+}
+
+fn decode_put<'a>(reader: &mut Reader<'a>) -> Result<Put<'a>, DecodeError> {
+    let flags = flags(reader, FLAG_PREV_KV | FLAG_IGNORE_VALUE | FLAG_IGNORE_LEASE)?;
+    Ok(Put {
+        lease: reader.i64("lease")?,
+        key: reader.bytes(FIELD_BYTES_MAX, "key")?,
+        value: reader.bytes(FIELD_BYTES_MAX, "value")?,
+        prev_kv: flags & FLAG_PREV_KV != 0,
+        ignore_value: flags & FLAG_IGNORE_VALUE != 0,
+        ignore_lease: flags & FLAG_IGNORE_LEASE != 0,
+    })
+}
+
+fn encode_delete(out: &mut Vec<u8>, delete: &DeleteRange<'_>) {
+    out.push(KIND_DELETE_RANGE);
+    out.push(flag(delete.prev_kv, FLAG_PREV_KV));
+    put_bytes(out, delete.key);
+    put_bytes(out, delete.range_end);
+}
+
+fn decode_delete<'a>(reader: &mut Reader<'a>) -> Result<DeleteRange<'a>, DecodeError> {
+    let flags = flags(reader, FLAG_PREV_KV)?;
+    Ok(DeleteRange {
+        key: reader.bytes(FIELD_BYTES_MAX, "key")?,
+        range_end: reader.bytes(FIELD_BYTES_MAX, "range end")?,
+        prev_kv: flags & FLAG_PREV_KV != 0,
+    })
+}
+
+fn encode_range(out: &mut Vec<u8>, range: &Range<'_>) {
+    out.push(KIND_RANGE);
+    out.push(flag(range.keys_only, FLAG_KEYS_ONLY) | flag(range.count_only, FLAG_COUNT_ONLY));
+    out.push(range.sort_order);
+    out.push(range.sort_target);
+    let (mods, creates) = (range.mod_revisions, range.create_revisions);
+    for number in [range.limit, range.revision, mods.0, mods.1, creates.0, creates.1] {
+        put_u64(out, number.cast_unsigned());
+    }
+    put_bytes(out, range.key);
+    put_bytes(out, range.range_end);
+}
+
+fn decode_range<'a>(reader: &mut Reader<'a>) -> Result<Range<'a>, DecodeError> {
+    let flags = flags(reader, FLAG_KEYS_ONLY | FLAG_COUNT_ONLY)?;
+    let (sort_order, sort_target) = (reader.u8("sort order")?, reader.u8("sort target")?);
+    if sort_order > 2 || sort_target > 4 {
+        return Err(DecodeError::Invalid("sort option"));
+    }
+    Ok(Range {
+        sort_order,
+        sort_target,
+        keys_only: flags & FLAG_KEYS_ONLY != 0,
+        count_only: flags & FLAG_COUNT_ONLY != 0,
+        limit: reader.i64("limit")?,
+        revision: reader.i64("revision")?,
+        mod_revisions: (reader.i64("mod revision")?, reader.i64("mod revision")?),
+        create_revisions: (reader.i64("create revision")?, reader.i64("create revision")?),
+        key: reader.bytes(FIELD_BYTES_MAX, "key")?,
+        range_end: reader.bytes(FIELD_BYTES_MAX, "range end")?,
+    })
+}
+
+fn encode_txn(out: &mut Vec<u8>, txn: &Txn<'_>) {
+    put_u64(out, txn.compare.len() as u64);
+    for compare in &txn.compare {
+        encode_compare(out, compare);
+    }
+    for ops in [&txn.success, &txn.failure] {
+        put_u64(out, ops.len() as u64);
+        for op in ops {
+            match op {
+                Op::Range(range) => encode_range(out, range),
+                Op::Put(put) => encode_put(out, put),
+                Op::DeleteRange(delete) => encode_delete(out, delete),
+                Op::Txn(txn) => {
+                    out.push(KIND_TXN);
+                    encode_txn(out, txn);
+                }
+            }
+        }
+    }
+}
+
+fn decode_txn<'a>(reader: &mut Reader<'a>, depth: u32) -> Result<Txn<'a>, DecodeError> {
+    let depth = depth.checked_sub(1).ok_or(DecodeError::Invalid("depth of a transaction"))?;
+    let compare = list(reader, decode_compare)?;
+    let op = |reader: &mut Reader<'a>| match reader.u8("operation kind")? {
+        KIND_RANGE => Ok(Op::Range(decode_range(reader)?)),
+        KIND_PUT => Ok(Op::Put(decode_put(reader)?)),
+        KIND_DELETE_RANGE => Ok(Op::DeleteRange(decode_delete(reader)?)),
+        KIND_TXN => Ok(Op::Txn(decode_txn(reader, depth)?)),
+        _ => Err(DecodeError::Invalid("operation kind")),
+    };
+    Ok(Txn { compare, success: list(reader, op)?, failure: list(reader, op)? })
+}
+
+/// A count and so many items. Each takes at least a byte, so that the input's own length bounds what is kept.
+fn list<'a, T>(
+    reader: &mut Reader<'a>,
+    item: impl Fn(&mut Reader<'a>) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    let count = reader.u64("count")?;
+    if count > reader.rest().len() as u64 {
+        return Err(DecodeError::Truncated("list"));
+    }
+    (0..count).map(|_| item(reader)).collect()
+}
+
+fn encode_compare(out: &mut Vec<u8>, compare: &Compare<'_>) {
+    out.push(match compare.result {
+        CompareResult::Equal => 0,
+        CompareResult::Greater => 1,
+        CompareResult::Less => 2,
+        CompareResult::NotEqual => 3,
+    });
+    let (target, number) = match compare.target {
+        CompareTarget::Version(number) => (0, number),
+        CompareTarget::Create(number) => (1, number),
+        CompareTarget::Mod(number) => (2, number),
+        CompareTarget::Value(_) => (3, 0),
+        CompareTarget::Lease(number) => (4, number),
+    };
+    out.push(target);
+    match compare.target {
+        CompareTarget::Value(value) => put_bytes(out, value),
+        _ => put_u64(out, number.cast_unsigned()),
+    }
+    put_bytes(out, compare.key);
+    put_bytes(out, compare.range_end);
+}
+
+fn decode_compare<'a>(reader: &mut Reader<'a>) -> Result<Compare<'a>, DecodeError> {
+    let result = match reader.u8("compare result")? {
+        0 => CompareResult::Equal,
+        1 => CompareResult::Greater,
+        2 => CompareResult::Less,
+        3 => CompareResult::NotEqual,
+        _ => return Err(DecodeError::Invalid("compare result")),
+    };
+    let target = match reader.u8("compare target")? {
+        0 => CompareTarget::Version(reader.i64("version")?),
+        1 => CompareTarget::Create(reader.i64("create revision")?),
+        2 => CompareTarget::Mod(reader.i64("mod revision")?),
+        3 => CompareTarget::Value(reader.bytes(FIELD_BYTES_MAX, "value")?),
+        4 => CompareTarget::Lease(reader.i64("lease")?),
+        _ => return Err(DecodeError::Invalid("compare target")),
+    };
+    let key = reader.bytes(FIELD_BYTES_MAX, "key")?;
+    Ok(Compare { key, range_end: reader.bytes(FIELD_BYTES_MAX, "range end")?, result, target })
 }
 
 fn flag(set: bool, bit: u8) -> u8 {
@@ -394,10 +641,52 @@ mod tests {
         Body::Put(Put { key, value: b"value", lease: -1, prev_kv: true, ignore_value: false, ignore_lease: true })
     }
 
+    fn a_txn() -> Txn<'static> {
+        let compare = |result, target| Compare { key: b"k", range_end: b"l", result, target };
+        let range = Range {
+            key: b"a",
+            range_end: b"\0",
+            limit: -1,
+            revision: 7,
+            sort_order: 2,
+            sort_target: 4,
+            keys_only: true,
+            count_only: false,
+            mod_revisions: (1, 2),
+            create_revisions: (3, 4),
+        };
+        let Body::Put(put) = put(b"key") else { unreachable!() };
+        let delete = DeleteRange { key: b"a", range_end: b"", prev_kv: false };
+        Txn {
+            compare: vec![
+                compare(CompareResult::Equal, CompareTarget::Version(1)),
+                compare(CompareResult::Greater, CompareTarget::Create(-2)),
+                compare(CompareResult::Less, CompareTarget::Mod(3)),
+                compare(CompareResult::NotEqual, CompareTarget::Value(b"v")),
+                compare(CompareResult::Equal, CompareTarget::Lease(5)),
+            ],
+            success: vec![Op::Range(range), Op::Put(put), Op::Txn(Txn::default())],
+            failure: vec![Op::DeleteRange(delete), Op::Txn(Txn { success: vec![Op::Put(put)], ..Txn::default() })],
+        }
+    }
+
+    #[test]
+    fn a_transaction_nests_only_so_deep() {
+        let nest =
+            |depth| (1..depth).fold(Txn::default(), |txn, _| Txn { success: vec![Op::Txn(txn)], ..Txn::default() });
+        for (depth, fits) in [(TXN_DEPTH_MAX, true), (TXN_DEPTH_MAX + 1, false), (10_000, false)] {
+            let command = Body::Txn(nest(depth)).encode(&CommandHeader::default());
+            let body = CommandRef::decode(&command).unwrap().body;
+            assert_eq!(Body::decode(body).is_ok(), fits, "{depth} levels");
+        }
+    }
+
     fn bodies() -> Vec<Body<'static>> {
         vec![
             put(b"key"),
             Body::DeleteRange(DeleteRange { key: b"a", range_end: b"b", prev_kv: true }),
+            Body::Txn(a_txn()),
+            Body::Compact { revision: 12 },
             Body::Publish(Publish { id: 7, name: "n".into(), client_urls: vec!["http://a:1".into()] }),
             Body::MemberAdd(Member {
                 id: 9,

@@ -124,6 +124,7 @@ impl Store {
                     let members = &mut self.view.members;
                     members.update(id, peer_urls).map(|()| Outcome::Members(members.clone()))
                 }
+                Body::Txn(_) | Body::Compact { .. } => return Err(ApplyError::WrongKind { index }),
                 Body::MemberAdd(_) | Body::MemberRemove(_) | Body::MemberPromote(_) => {
                     return Err(ApplyError::WrongKind { index });
                 }
