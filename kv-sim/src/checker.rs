@@ -107,6 +107,30 @@ impl Checker {
     }
 }
 
+/// No write took effect twice: values are unique, so each is put at one revision.
+///
+/// # Errors
+/// The first value that was put twice.
+pub fn each_once(member: u64, view: &View) -> Result<(), String> {
+    let mut seen = BTreeMap::new();
+    for revision in 2..=view.revision() {
+        let changed = RangeQuery {
+            revision,
+            min_mod_revision: revision,
+            max_mod_revision: revision,
+            ..RangeQuery::new(KeyRange::From(b"\0"))
+        };
+        let found = view.range(&changed).map_err(|error| format!("member {member}, revision {revision}: {error}"))?;
+        for kv in found.kvs {
+            if let Some(first) = seen.insert(kv.value().to_vec(), revision) {
+                let value = kv.value().escape_ascii();
+                return Err(format!("member {member} put {value} at revision {first} and again at {revision}"));
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -130,6 +154,20 @@ mod tests {
         checker.acked(5, write(b"b")).unwrap_err();
         checker.read(1, checker.acked_revision(), 5).unwrap();
         checker.read(1, checker.acked_revision(), 4).unwrap_err();
+    }
+
+    #[test]
+    fn a_write_that_took_effect_twice_is_found() {
+        use kv_codec::command::{BatchBuilder, Body, CommandHeader, Put};
+        let put = Put { key: b"k", value: b"v", lease: 0, prev_kv: false, ignore_value: false, ignore_lease: false };
+        let mut batch = BatchBuilder::default();
+        batch.push(&Body::Put(put).encode(&CommandHeader::default()));
+        let batch = batch.finish();
+        let mut store = Store::genesis(Members::default());
+        store.apply(2, 1, &batch, &mut vec![]).unwrap();
+        each_once(1, store.view()).unwrap();
+        store.apply(3, 1, &batch, &mut vec![]).unwrap();
+        each_once(1, store.view()).unwrap_err();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use kv_raft::{
 };
 use kv_store::{Applied, Members, Outcome, Store, View};
 
-use crate::checker::{Acked, Checker};
+use crate::checker::{Acked, Checker, each_once};
 use crate::disk::SimDisk;
 use crate::machine::Machine;
 use crate::network::Network;
@@ -182,6 +182,7 @@ impl Cluster {
         for (id, member) in &self.members {
             let life = member.life.as_ref().expect("all members run");
             self.checker.all_present(*id, life.machine.view())?;
+            each_once(*id, life.machine.view())?;
         }
         self.report.virtual_ms = self.now / 1_000;
         self.report.acked = self.checker.acked_count() as u64;

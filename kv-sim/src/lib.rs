@@ -18,6 +18,7 @@
 //! * At most one leader per term.
 //! * Equal state hash at equal applied index, on every member, across restarts and snapshots.
 //! * An acknowledged write is at its revision on every member in the end, and no two writes share a revision.
+//! * No write takes effect twice, however often its message arrives.
 //! * A linearizable read is at least as new as every write that was acknowledged before the read began.
 //! * After the faults end the cluster commits and converges within a bound.
 //! * A member that may start does: recovery never refuses what a crash or a power loss left.
