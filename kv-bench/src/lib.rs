@@ -3,6 +3,7 @@
 //! # What it is
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
+//! * [`wire`]: runs a real server, a control and rivals under the same clients, and compares what they cost.
 //!
 //! # What it is not
 //! No part of a server: nothing here is linked into `kv-server`. It sees a server as any client does, through its
@@ -10,12 +11,13 @@
 //!
 //! # How data flow
 //! A tool starts the server's binary, talks to it with the client generated from our protos, writes down what it was
-//! told, and hands that to a checker. Checkers are pure: histories in, violations out, so that each has tests with
-//! histories that must fail.
+//! told, and hands that to a checker or to a table. Both are pure: histories in, violations out; rounds in, figures out.
+//! So each checker has tests with histories that must fail.
 //!
 //! # Invariants
-//! * A run prints its seed first, and a failing run prints the command that repeats it.
+//! * A run prints its seed first, and a crash run that fails prints the command that repeats it.
 //! * An answer that did not come is *unknown*, never *failed*: the checkers allow both fates.
 //! * No process outlives its tool.
 
 pub mod crash;
+pub mod wire;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use kv_bench::crash;
+use kv_bench::{crash, wire};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
 #[derive(Parser)]
@@ -17,14 +18,31 @@ struct Arguments {
 enum Tool {
     /// Kills a server under load, again and again, and checks that it kept what it acknowledged.
     Crash(crash::Options),
+    /// Runs a server, a control and rivals under the same clients, and compares them.
+    Wire(wire::Options),
+    /// The control of `wire`: a map behind tonic, with no log and no disk.
+    Control(wire::ControlOptions),
 }
 
-/// What a shell reports for a program that was interrupted: 128 and the number of SIGINT.
+/// What a shell reports for a program that a signal ended: 128 and the number of SIGINT.
 const INTERRUPTED: u8 = 130;
+/// The same of SIGTERM.
+const TERMINATED: u8 = 143;
 
 fn main() -> ExitCode {
-    let Tool::Crash(options) = Arguments::parse().tool;
-    match run(options) {
+    let tool = match Arguments::try_parse() {
+        Ok(arguments) => arguments.tool,
+        Err(error) if error.use_stderr() => {
+            eprintln!("kv-bench: {}", in_one_line(&error.to_string()));
+            return ExitCode::FAILURE;
+        }
+        // Help, which was asked for.
+        Err(help) => {
+            print!("{help}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    match run(tool) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("kv-bench: {error:#}");
@@ -33,21 +51,61 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: crash::Options) -> Result<ExitCode> {
+fn run(tool: Tool) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     runtime.block_on(async {
+        // Caught from here on: a tool may start a process before it first waits for anything.
+        let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
         // Dropping the run kills the server and removes the temporary directory.
-        tokio::select! {
-            report = crash::run(options) => {
-                let report = report?;
-                println!("{report}");
-                Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-            }
-            signal = tokio::signal::ctrl_c() => {
-                signal.context("listening for ctrl-c")?;
-                eprintln!("kv-bench: interrupted");
-                Ok(ExitCode::from(INTERRUPTED))
-            }
-        }
+        let code = tokio::select! {
+            code = use_tool(tool) => return code,
+            _ = interrupt.recv() => INTERRUPTED,
+            _ = terminate.recv() => TERMINATED,
+        };
+        eprintln!("kv-bench: interrupted");
+        Ok(ExitCode::from(code))
     })
+}
+
+async fn use_tool(tool: Tool) -> Result<ExitCode> {
+    match tool {
+        Tool::Crash(options) => {
+            let report = crash::run(options).await?;
+            println!("{report}");
+            return Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Tool::Wire(options) => {
+            let this = std::env::current_exe().context("asking where this program is")?;
+            let report = wire::run(&options, &this).await?;
+            println!("\n{}", report.markdown);
+            if !report.compared {
+                println!("To compare with etcd: cargo xtask bench --rival etcd=/path/to/etcd");
+            }
+            println!("Report: {}, every round: {}", report.markdown_path.display(), report.json_path.display());
+        }
+        Tool::Control(options) => wire::control(options).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first paragraph of clap's message, without its label.
+fn in_one_line(message: &str) -> String {
+    let lines = message.trim_start_matches("error:").lines().map(str::trim);
+    let paragraph: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    paragraph.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line() {
+        let message = "error: the following were not provided:\n  --server <SERVER>\n\nUsage: kv-bench wire\n";
+        assert_eq!(in_one_line(message), "the following were not provided: --server <SERVER>");
+        let error = Arguments::try_parse_from(["kv-bench", "wire", "--server", "x", "--clients", "many"]);
+        let line = in_one_line(&error.err().expect("`many` is no number").to_string());
+        assert!(line.contains("'many'") && !line.contains('\n'), "{line}");
+    }
 }

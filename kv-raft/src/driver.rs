@@ -300,6 +300,8 @@ pub struct Driver<M: StateMachine, D: Disk> {
     offered: Option<(Position, M::Image)>,
     /// Whether the log has said that all in it is durable.
     idle: bool,
+    /// Whether the state machine has work of its own left.
+    maintaining: bool,
     /// Writes that found the disk full, in order. Until they are done proposals are refused; everything else goes on.
     blocked: VecDeque<Persist>,
 }
@@ -340,6 +342,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             spare_not_before: 0,
             offered: None,
             idle: false,
+            maintaining: false,
             blocked: VecDeque::new(),
         };
         driver.note_status();
@@ -354,6 +357,8 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
 
     fn run(&mut self, inbox: &Receiver<Event>) {
         let ended = self.drive(inbox);
+        // Nobody keeps the view current from here on.
+        self.status.lone_leader.store(false, Ordering::Release);
         // What they still write must be over before somebody else opens the directory.
         for worker in self.workers.drain(..) {
             drop(worker.join());
@@ -372,13 +377,14 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         self.settle()?;
         let mut next_tick = Instant::now() + self.config.tick;
         loop {
-            let wait = next_tick.saturating_duration_since(Instant::now());
+            let until_tick = next_tick.saturating_duration_since(Instant::now());
+            let wait = if self.maintaining { Duration::ZERO } else { until_tick };
             let first = match inbox.recv_timeout(wait) {
                 Ok(event) => Some(event),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             };
-            let worked = first.is_some();
+            let worked = first.is_some() || self.maintaining;
             let mut running = true;
             for event in first.into_iter().chain(inbox.try_iter()) {
                 running &= self.take(event)?;
@@ -393,6 +399,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
                 self.step(Input::Tick);
             }
             self.settle()?;
+            self.maintaining = self.machine.maintain();
             self.rest(worked, running)?;
             if !running {
                 return Ok(());

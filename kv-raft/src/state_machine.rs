@@ -40,6 +40,12 @@ pub trait StateMachine: Send + 'static {
     /// applied entries, after [`StateMachine::publish`].
     fn done(&mut self, results: Vec<(u64, Self::Response)>);
 
+    /// Does a small step of the work that entries left behind and that changes nothing readers see; true while more is left.
+    /// Called when nothing else waits.
+    fn maintain(&mut self) -> bool {
+        false
+    }
+
     /// The last applied entry.
     fn applied(&self) -> Position;
 

@@ -5,8 +5,8 @@
 //! connection pass through here on their way to `h2`, and such a value is replaced, in place and at its own length, by one that
 //! means nothing. Nothing else is touched, and nothing here looks at what an authority says.
 //!
-//! Replacing it keeps HPACK's tables in step: both ends count entries alike, and an entry that is as long or shorter is never
-//! evicted earlier here than the sender believes.
+//! A value in Huffman's code becomes a plain one of the same bytes, so that the field is shorter once decoded: HPACK's table here never
+//! evicts an entry that the sender still counts on. A value that might not fit a table at all is left alone.
 
 use std::io;
 use std::pin::Pin;
@@ -22,6 +22,8 @@ const FRAME_BYTES_MAX: usize = 16 * 1024;
 const TYPE_HEADERS: u8 = 1;
 const FLAG_PADDED: u8 = 0x8;
 const FLAG_PRIORITY: u8 = 0x20;
+/// A longer one is no address of ours.
+const AUTHORITY_BYTES_MAX: usize = 255;
 /// `:authority` in HPACK's static table.
 const NAME_AUTHORITY: usize = 1;
 /// `http://` and `https://` in HPACK's Huffman code: whole bytes, then the bits that follow as a mask and their value.
@@ -122,7 +124,7 @@ fn mend(block: &mut [u8]) -> Option<()> {
         let huffman = *block.get(at)? & 0x80 != 0;
         let length = integer(block, &mut at, 7)?;
         let value = block.get_mut(at..at.checked_add(length)?)?;
-        if name == NAME_AUTHORITY && has_scheme(value, huffman) {
+        if name == NAME_AUTHORITY && length <= AUTHORITY_BYTES_MAX && has_scheme(value, huffman) {
             value.fill(b'a');
             // The same length, and no longer in Huffman's code.
             block[length_at] &= 0x7f;
@@ -180,6 +182,9 @@ impl<S> Mended<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             if this.done > 0 {
                 let now = this.done.min(out.remaining());
@@ -192,9 +197,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
             ready!(Pin::new(&mut this.inner).poll_read(context, out))?;
             let new = &mut out.filled_mut()[before..];
             if new.is_empty() {
-                // The end, or no room: what is held can never be completed, and is h2's to refuse.
+                // The end: what is held can never be completed, and is h2's to refuse.
                 this.done = this.held.len();
-                if this.done == 0 || out.remaining() == 0 {
+                if this.done == 0 {
                     return Poll::Ready(Ok(()));
                 }
                 this.state = State::Other;

@@ -118,7 +118,7 @@ impl DataDir {
     pub(crate) fn open(path: &Path, new: Identity) -> Result<Self, DataDirError> {
         let io = |action, source| DataDirError::Io { action, path: path.to_owned(), source };
         if !path.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| io("create", error))?;
+            create(path).map_err(|error| io("create", error))?;
         }
         check_contents(path)?;
         let lock = lock(path)?;
@@ -175,6 +175,18 @@ impl DataDir {
         };
         write().map_err(|source| DataDirError::Io { action: "write to", path: self.path.clone(), source })
     }
+}
+
+/// Creates a directory and those above it that are missing. Their names are durable on return: a power loss must not take the
+/// whole directory, and with it every acknowledged write, for one that never was.
+fn create(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let made: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    for parent in made.iter().filter_map(|made| made.parent()) {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn check_contents(path: &Path) -> Result<(), DataDirError> {

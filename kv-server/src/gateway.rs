@@ -17,7 +17,9 @@ use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, Serializ
 use serde_json::json;
 use tonic::Code;
 
-use crate::proto::etcdserverpb::{DeleteRangeRequest, HashKvRequest, MemberListRequest, PutRequest, RangeRequest};
+use crate::proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, HashKvRequest, MemberListRequest, PutRequest, RangeRequest, TxnRequest,
+};
 use crate::service::Core;
 use crate::status::ApiError;
 
@@ -35,6 +37,8 @@ pub(crate) fn routes(core: &Arc<Core>) -> Router {
         .route("/kv/range", post(range))
         .route("/kv/put", post(put))
         .route("/kv/deleterange", post(delete_range))
+        .route("/kv/txn", post(txn))
+        .route("/kv/compaction", post(compact))
         .route("/maintenance/status", post(status))
         .route("/maintenance/hashkv", post(hash_kv))
         .route("/cluster/member/list", post(member_list))
@@ -53,6 +57,14 @@ async fn put(State(core): State<Arc<Core>>, body: Bytes) -> Response {
 
 async fn delete_range(State(core): State<Arc<Core>>, body: Bytes) -> Response {
     call("DeleteRange", &body, async |request: DeleteRangeRequest| core.delete_range(&request).await).await
+}
+
+async fn txn(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("Txn", &body, async |request: TxnRequest| core.txn(&request).await).await
+}
+
+async fn compact(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("Compaction", &body, async |request: CompactionRequest| core.compact(&request).await).await
 }
 
 async fn status(State(core): State<Arc<Core>>, body: Bytes) -> Response {

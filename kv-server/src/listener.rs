@@ -10,14 +10,17 @@ use hyper_util::service::TowerToHyperService;
 use slog::{Logger, debug, warn};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::authority::{Mended, PREFACE};
 
 /// gRPC's ping of an idle client, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_hours(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a client may take to send a request's headers.
+/// How long a new connection may say nothing.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an HTTP/1 connection may take to send a request's headers, the pause since the last answer included.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Bytes of a request's headers.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Calls that a client may have given up before we got to them. Beyond it the client is taken for an attacker and loses its
@@ -45,13 +48,18 @@ impl Listener {
     pub(crate) async fn serve(self, mut stop: watch::Receiver<()>, logger: Logger) {
         let builder = self.builder();
         let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
                 _ = stop.changed() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.spawn(&builder, &graceful, stop.clone(), (stream, peer), &logger),
+                Ok((stream, peer)) => {
+                    let served = self.connection(&builder, &graceful, stop.clone(), (stream, peer), &logger);
+                    connections.spawn(served);
+                }
                 Err(error) => {
                     warn!(logger, "cannot accept a connection"; "error" => %error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -62,15 +70,22 @@ impl Listener {
         if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
             warn!(logger, "connections were still busy when the server stopped");
         }
+        // Nobody is answered once the member is gone.
+        connections.shutdown().await;
     }
 
     fn builder(&self) -> Builder<TokioExecutor> {
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
         builder
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(self.max_concurrent_streams)
+            // 0 is etcd's "no limit".
+            .max_concurrent_streams(if self.max_concurrent_streams == 0 {
+                u32::MAX
+            } else {
+                self.max_concurrent_streams
+            })
             .max_pending_accept_reset_streams(GIVEN_UP_STREAMS_MAX)
             .max_header_list_size(HEADER_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -80,21 +95,21 @@ impl Listener {
         builder
     }
 
-    fn spawn(
+    fn connection(
         &self,
         builder: &Builder<TokioExecutor>,
         graceful: &GracefulShutdown,
         mut stop: watch::Receiver<()>,
         (stream, peer): (TcpStream, SocketAddr),
         logger: &Logger,
-    ) {
+    ) -> impl Future<Output = ()> + Send + use<> {
         // Small answers must not wait for the acknowledgement of earlier ones.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(logger, "cannot set TCP_NODELAY"; "peer" => %peer, "error" => %error);
         }
         let service = TowerToHyperService::new(self.routes.clone());
         let (builder, watcher, logger) = (builder.clone(), graceful.watcher(), logger.clone());
-        tokio::spawn(async move {
+        async move {
             // Until it says what it speaks, hyper has no timer for a connection.
             let spoken = tokio::select! {
                 spoken = tokio::time::timeout(HEADER_TIMEOUT, has_spoken(&stream)) => matches!(spoken, Ok(Ok(()))),
@@ -109,7 +124,7 @@ impl Listener {
             if let Err(error) = connection.await {
                 debug!(logger, "connection ended"; "peer" => %peer, "error" => %error);
             }
-        });
+        }
     }
 }
 

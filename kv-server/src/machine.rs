@@ -7,6 +7,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::waiters::Completion;
 
+/// Revisions that one step of a compaction drops: well under a millisecond.
+const PURGE_BLOCKS: usize = 512;
+
 /// A store, and where its results go.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -62,6 +65,16 @@ impl StateMachine for Machine {
             // Nobody listens any more once the server shuts down.
             drop(self.completions.send(Completion::Applied(results)));
         }
+    }
+
+    fn maintain(&mut self) -> bool {
+        if self.store.view().is_purged() {
+            return false;
+        }
+        let more = self.store.purge(PURGE_BLOCKS);
+        // Readers let go of what was dropped, and whoever waits for a compaction looks again.
+        self.publish();
+        more
     }
 
     fn applied(&self) -> Position {

@@ -11,6 +11,7 @@ pub(crate) struct Metrics {
     pub(crate) puts: IntCounter,
     pub(crate) ranges: IntCounter,
     pub(crate) deletes: IntCounter,
+    pub(crate) txns: IntCounter,
     pub(crate) proposals_failed: IntCounter,
     /// gRPC calls begun, by type, service and method.
     pub(crate) grpc_started: IntCounterVec,
@@ -63,6 +64,7 @@ impl Metrics {
             puts: counter(&registry, "etcd_mvcc_put_total", "Puts seen by this member."),
             ranges: counter(&registry, "etcd_mvcc_range_total", "Ranges seen by this member."),
             deletes: counter(&registry, "etcd_mvcc_delete_total", "Deletions seen by this member."),
+            txns: counter(&registry, "etcd_mvcc_txn_total", "Transactions seen by this member."),
             proposals_failed: counter(&registry, "etcd_server_proposals_failed_total", "Proposals that failed."),
             grpc_started: counters(&registry, "grpc_server_started_total", "gRPC calls begun.", &labels),
             grpc_handled: counters(&registry, "grpc_server_handled_total", "gRPC calls ended.", &handled_labels),

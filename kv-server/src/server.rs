@@ -140,6 +140,7 @@ impl Server {
             version: config.report_version.clone(),
             limits: Limits {
                 request_bytes_max: config.max_request_bytes,
+                txn_ops_max: config.max_txn_ops,
                 quota_bytes: config.quota_backend_bytes,
                 request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
             },
@@ -157,7 +158,7 @@ impl Server {
 
         let (stop, stopped) = watch::channel(());
         let mut listeners = JoinSet::new();
-        let client_routes = grpc::routes(&core).merge(gateway::routes(&core)).merge(http::routes(&core));
+        let client_routes = grpc::routes(&core, &stopped).merge(gateway::routes(&core)).merge(http::routes(&core));
         let with_routes = [(clients, client_routes), (peers, http::peer_routes(&core))];
         for (sockets, routes) in with_routes {
             for socket in sockets {

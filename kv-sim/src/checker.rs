@@ -86,12 +86,12 @@ impl Checker {
         ))
     }
 
-    /// Every acknowledged write is in this member's state, at its revision.
+    /// Every acknowledged write is in this member's state, at its revision, unless that was compacted.
     ///
     /// # Errors
     /// The first that is not.
     pub fn all_present(&self, member: u64, view: &View) -> Result<(), String> {
-        for (&revision, write) in &self.acked {
+        for (&revision, write) in self.acked.range(view.compact_revision()..) {
             let query = RangeQuery { revision, ..RangeQuery::new(KeyRange::Single(&write.key)) };
             let found = view.range(&query).map_err(|error| format!("member {member}, revision {revision}: {error}"))?;
             let holds = match (&write.value, found.kvs.first()) {
@@ -113,7 +113,7 @@ impl Checker {
 /// The first value that was put twice.
 pub fn each_once(member: u64, view: &View) -> Result<(), String> {
     let mut seen = BTreeMap::new();
-    for revision in 2..=view.revision() {
+    for revision in view.compact_revision().max(2)..=view.revision() {
         let changed = RangeQuery {
             revision,
             min_mod_revision: revision,

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use kv_codec::command::{BatchBuilder, Body, CommandHeader, DeleteRange, Put};
+use kv_codec::command::{
+    BatchBuilder, Body, CommandHeader, Compare, CompareResult, CompareTarget, DeleteRange, Op, Put, Txn,
+};
 use kv_codec::member::Member as MemberRecord;
 use kv_raft::snapshots::SnapshotError;
 use kv_raft::{
@@ -594,7 +596,9 @@ impl Cluster {
         match &applied.outcome {
             // A deletion of nothing has no revision of its own.
             Outcome::Deleted { prev } if prev.is_empty() => Ok(()),
-            Outcome::Put { .. } | Outcome::Deleted { .. } => Ok(self.checker.acked(applied.revision, write)?),
+            Outcome::Put { .. } | Outcome::Deleted { .. } | Outcome::Txn(_) => {
+                Ok(self.checker.acked(applied.revision, write)?)
+            }
             other => Err(Fault::Broken(format!("{write:?} was answered by {other:?}"))),
         }
     }
@@ -620,8 +624,11 @@ impl Cluster {
 
     /// What a member does between two steps of work.
     fn idle(&mut self, member: u64) -> Step {
-        let (durable, spare) = (self.rng.bool(), self.rng.bool());
+        let (durable, spare, maintains) = (self.rng.bool(), self.rng.bool(), self.rng.bool());
         let life = self.life(member);
+        if maintains {
+            life.machine.maintain();
+        }
         if durable && !life.writing {
             life.log.mark_durable().map_err(|_| Died)?;
         }
@@ -634,7 +641,7 @@ impl Cluster {
 
     /// A client of `member` writes or reads.
     fn call(&mut self, member: u64) -> Step {
-        let (kind, key) = (self.rng.u8(0..10), self.rng.u64(0..KEYS));
+        let (kind, key, compacts) = (self.rng.u8(0..10), self.rng.u64(0..KEYS), self.rng.u8(0..16) == 0);
         let key = format!("key{key:02}").into_bytes();
         let at_least = self.checker.acked_revision();
         self.value += 1;
@@ -646,17 +653,29 @@ impl Cluster {
             life.reads.insert(seq, (at_least, None));
             return self.step(member, Input::Read(seq));
         }
-        let (body, value) = if kind == 3 {
-            (Body::DeleteRange(DeleteRange { key: &key, range_end: b"", prev_kv: false }), None)
-        } else {
-            let put =
-                Put { key: &key, value: &value, lease: 0, prev_kv: false, ignore_value: false, ignore_lease: false };
-            (Body::Put(put), Some(value.clone()))
+        let put = Put { key: &key, value: &value, lease: 0, prev_kv: false, ignore_value: false, ignore_lease: false };
+        let (body, write) = match kind {
+            3 => {
+                let delete = DeleteRange { key: &key, range_end: b"", prev_kv: false };
+                (Body::DeleteRange(delete), Some(Acked { key: key.clone(), value: None }))
+            }
+            4 if compacts => (Body::Compact { revision: at_least - 5 }, None),
+            5 => {
+                // Either case puts: what is checked is that exactly one of them does.
+                let exists = CompareTarget::Version(0);
+                let exists = Compare { key: &key, range_end: b"", result: CompareResult::Greater, target: exists };
+                let (success, failure) = (vec![Op::Put(put)], vec![Op::Put(put)]);
+                let txn = Txn { compare: vec![exists], success, failure };
+                (Body::Txn(txn), Some(Acked { key: key.clone(), value: Some(value.clone()) }))
+            }
+            _ => (Body::Put(put), Some(Acked { key: key.clone(), value: Some(value.clone()) })),
         };
         let header = CommandHeader { origin: member, epoch: life.epoch, seq, ..CommandHeader::default() };
         let mut batch = BatchBuilder::default();
         batch.push(&body.encode(&header));
-        life.calls.insert(seq, Acked { key: key.clone(), value });
+        if let Some(write) = write {
+            life.calls.insert(seq, write);
+        }
         self.step(member, Input::Propose(batch.finish()))
     }
 

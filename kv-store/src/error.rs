@@ -12,6 +12,12 @@ pub enum Rejection {
     /// A lease that was never granted, has expired or was revoked.
     #[error("requested lease not found")]
     LeaseNotFound,
+    /// A read of a transaction, or a compaction, names a revision that is gone.
+    #[error("required revision has been compacted")]
+    Compacted,
+    /// A read of a transaction, or a compaction, names a revision that is not yet there.
+    #[error("required revision is a future revision")]
+    FutureRevision,
     /// No such member, or one that was removed.
     #[error("member not found")]
     MemberNotFound,
@@ -47,6 +53,15 @@ pub enum ReadError {
         /// The current revision.
         revision: i64,
     },
+}
+
+impl From<ReadError> for Rejection {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Compacted { .. } => Self::Compacted,
+            ReadError::Future { .. } => Self::FutureRevision,
+        }
+    }
 }
 
 /// A committed entry cannot be applied. The process must stop: going on would make this replica differ from the others.

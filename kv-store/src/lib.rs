@@ -13,15 +13,24 @@
 //! ```text
 //! batch (kv_codec::command) -> Store::apply -> Applied per command
 //!                              Store::publish -> View <- ViewReader::load (readers, never a lock)
-//!                                                View -> range, hash_kv, snapshot
+//!                                                View -> range, read_txn, hash_kv, snapshot
+//!                              Store::purge   -> drops what compactions hide, a little at a time
 //! ```
 //!
 //! # Invariants
 //! * A published view never changes.
 //! * A command takes effect whole or not at all; a command that is refused changes nothing but the applied index.
-//! * `revision` rises by one for each command that changed a key, and never falls.
-//! * Nothing inside `apply` takes time that grows with the store, only with its logarithm and the command; a range also passes
-//!   over deleted keys whose history is kept.
+//! * `revision` rises by one for each command that changed a key, and never falls. It is a number of its own: what was purged does
+//!   not take it along.
+//! * Nothing inside `apply` takes time that grows with the store, only with its logarithm and the command. A compaction moves a
+//!   number; `purge` does the work, as little at a time as its caller asks for.
+//! * What was purged shows nowhere: not in a read, a hash or a snapshot, only in [`ByteCounts::history`].
+//!
+//! # Caveats
+//! * A range passes over deleted keys whose history is kept. They go once a compaction above the deletion is purged: a store that
+//!   is compacted now and then reads at a speed that depends on the keys that live, and one that never is gets slower with every
+//!   key that it ever held.
+//! * A range counts all its keys, so that one with a limit takes time in proportion to all of them.
 //!
 //! # Example
 //! ```
@@ -44,6 +53,8 @@
 //! ```
 
 mod block;
+mod changes;
+mod compaction;
 mod error;
 mod hash;
 mod key_range;
@@ -52,6 +63,7 @@ mod range;
 mod revision;
 mod snapshot;
 mod store;
+mod txn;
 mod view;
 
 pub use block::Block;
@@ -63,4 +75,5 @@ pub use range::{RangeQuery, Ranged, SortOrder, SortTarget};
 pub use revision::Revision;
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotChunks, SnapshotLoader};
 pub use store::{Applied, Outcome, Store, ViewReader};
+pub use txn::{OpOutcome, TxnOutcome};
 pub use view::{ByteCounts, View};

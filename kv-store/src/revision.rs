@@ -11,3 +11,26 @@ pub struct Revision {
     /// The change within it.
     pub sub: u32,
 }
+
+impl Revision {
+    /// The last that `main` can have.
+    pub(crate) fn last_of(main: i64) -> Self {
+        Self { main, sub: u32::MAX }
+    }
+
+    /// The first place after this one.
+    pub(crate) fn after(self) -> Self {
+        match self.sub.checked_add(1) {
+            Some(sub) => Self { main: self.main, sub },
+            None => Self { main: self.main + 1, sub: 0 },
+        }
+    }
+
+    /// The last place before this one.
+    pub(crate) fn before(self) -> Self {
+        match self.sub.checked_sub(1) {
+            Some(sub) => Self { main: self.main, sub },
+            None => Self::last_of(self.main - 1),
+        }
+    }
+}

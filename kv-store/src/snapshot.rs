@@ -4,12 +4,17 @@
 //! stream  = version (1 byte, 1) | header | latest blocks in key order | superseded blocks in (key, revision) order
 //! header  = revision | compact_revision | applied_index | applied_term        (varints)
 //!         | members (count, members) | removed (count, ids as u64 LE)
+//!         | compactions (count, the one before, count x (revision, hash as u32 LE))
 //!         | number of latest blocks | number of superseded blocks             (varints)
 //! block   = tombstone (0 or 1) | create | main | sub | version | lease        (varints)
 //!         | key (length, bytes) | value (length, bytes)
 //! ```
 //!
+//! What a compaction hides is left out, purged or not: equal states make equal streams.
+//!
 //! The stream is cut into chunks at any byte; checksums are the business of whoever stores or sends them.
+
+use std::sync::Arc;
 
 use im::{OrdMap, OrdSet};
 use kv_codec::DecodeError;
@@ -17,6 +22,7 @@ use kv_codec::command::FIELD_BYTES_MAX;
 use kv_codec::member::Member;
 use kv_codec::varint::{Reader, put_bytes, put_u64};
 
+use crate::compaction::{COMPACTIONS_KEPT, Compaction, Purge};
 use crate::view::{Latest, Superseded};
 use crate::{Block, ByteCounts, Members, Revision, View};
 
@@ -24,6 +30,8 @@ use crate::{Block, ByteCounts, Members, Revision, View};
 pub const SNAPSHOT_VERSION: u8 = 1;
 /// How long a chunk is, the last one aside.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Why a block is refused that its stream's compaction hides.
+const HIDDEN: DecodeError = DecodeError::Invalid("revision that is compacted");
 /// The most members, present or removed, that a header may claim.
 const MEMBERS_MAX: u64 = 1 << 20;
 
@@ -31,10 +39,17 @@ impl View {
     /// The stream, chunk by chunk; made on the way, so that it takes the memory of one chunk.
     #[must_use]
     pub fn chunks(&self) -> SnapshotChunks<'_> {
+        let is_purged = self.is_purged();
+        let shows = move |block: &&Block| is_purged || !self.hides(block);
+        let latest = self.keys.iter().map(|latest| &latest.0).filter(shows);
+        let superseded = self.superseded.iter().map(|superseded| &superseded.0).filter(shows);
+        let counts = if is_purged {
+            (self.keys.len(), self.superseded.len())
+        } else {
+            (latest.clone().count(), superseded.clone().count())
+        };
         let mut buffer = Vec::with_capacity(CHUNK_BYTES + 1024);
-        put_header(&mut buffer, self);
-        let latest = self.keys.iter().map(|latest| &latest.0);
-        let superseded = self.superseded.iter().map(|superseded| &superseded.0);
+        put_header(&mut buffer, self, counts);
         SnapshotChunks { blocks: Box::new(latest.chain(superseded)), buffer }
     }
 }
@@ -63,7 +78,7 @@ impl Iterator for SnapshotChunks<'_> {
     }
 }
 
-fn put_header(out: &mut Vec<u8>, view: &View) {
+fn put_header(out: &mut Vec<u8>, view: &View, (latest, superseded): (usize, usize)) {
     out.push(SNAPSHOT_VERSION);
     put_u64(out, view.revision.cast_unsigned());
     put_u64(out, view.compact_revision.cast_unsigned());
@@ -77,8 +92,16 @@ fn put_header(out: &mut Vec<u8>, view: &View) {
     for id in view.members.removed() {
         out.extend_from_slice(&id.to_le_bytes());
     }
-    put_u64(out, view.keys.len() as u64);
-    put_u64(out, view.superseded.len() as u64);
+    put_u64(out, view.compactions.len() as u64);
+    if let Some(first) = view.compactions.first() {
+        put_u64(out, first.previous.cast_unsigned());
+    }
+    for compaction in view.compactions.iter() {
+        put_u64(out, compaction.revision.cast_unsigned());
+        out.extend_from_slice(&view.compaction_hash(compaction).to_le_bytes());
+    }
+    put_u64(out, latest as u64);
+    put_u64(out, superseded as u64);
 }
 
 fn put_block(out: &mut Vec<u8>, block: &Block) {
@@ -166,6 +189,9 @@ fn step(state: &mut Option<Loading>, reader: &mut Reader<'_>) -> Result<(), Deco
 
 impl Loading {
     fn add_latest(&mut self, block: Block) -> Result<(), DecodeError> {
+        if block.is_tombstone() && block.mod_revision() < self.view.compact_revision {
+            return Err(HIDDEN);
+        }
         let latest = Latest(block.clone());
         if self.view.keys.get_max().is_some_and(|last| *last >= latest) {
             return Err(DecodeError::Invalid("order of snapshot keys"));
@@ -185,9 +211,16 @@ impl Loading {
         if self.view.superseded.get_max().is_some_and(|last| *last >= superseded) {
             return Err(DecodeError::Invalid("order of snapshot revisions"));
         }
-        let latest = self.view.latest(block.key());
-        if latest.is_none_or(|latest| latest.revision() <= block.revision()) {
-            return Err(DecodeError::Invalid("superseded revision"));
+        let latest = self.view.latest(block.key()).filter(|latest| latest.revision() > block.revision());
+        let latest = latest.ok_or(DecodeError::Invalid("superseded revision"))?;
+        // The blocks of a key are neighbours: of those at or below the compaction, only the last can be left.
+        let compacted = self.view.compact_revision;
+        let is_hidden = |block: &Block, next: &Block| {
+            next.mod_revision() <= compacted || (block.is_tombstone() && block.mod_revision() < compacted)
+        };
+        let before = self.view.superseded.get_max().filter(|before| before.0.key() == block.key());
+        if is_hidden(&block, latest) || before.is_some_and(|before| is_hidden(&before.0, &block)) {
+            return Err(HIDDEN);
         }
         self.view.superseded.insert(superseded);
         self.superseded_left -= 1;
@@ -209,7 +242,7 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
     let revision = reader.i64("revision")?;
     let compact_revision = reader.i64("compact revision")?;
     // The last of each number is out, too: the next change counts on from them.
-    if !(1..i64::MAX).contains(&revision) || compact_revision < 0 || compact_revision > revision {
+    if !(1..i64::MAX).contains(&revision) || compact_revision < -1 || compact_revision > revision {
         return Err(DecodeError::Invalid("snapshot revision"));
     }
     let applied_index = reader.u64("applied index")?;
@@ -223,6 +256,12 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
     if !in_order || members.iter().any(|member| removed.binary_search(&member.id).is_ok()) {
         return Err(DecodeError::Invalid("snapshot members"));
     }
+    let compactions = compactions(reader)?;
+    // A compaction at 0 is not kept: to ask for the hash at 0 is to ask for the current one.
+    let last = compactions.last().map_or(compact_revision.min(0), |last| last.revision);
+    if last != compact_revision {
+        return Err(DecodeError::Invalid("snapshot compactions"));
+    }
     let latest_left = reader.u64("number of keys")?;
     let superseded_left = reader.u64("number of revisions")?;
     let view = View {
@@ -231,6 +270,8 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
         history: OrdMap::new(),
         revision,
         compact_revision,
+        compactions: Arc::new(compactions),
+        purge: Purge::done(compact_revision),
         live: 0,
         bytes: ByteCounts::default(),
         members: Members::new(members, removed),
@@ -238,6 +279,32 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
         applied_term,
     };
     Ok(Loading { view, latest_left, superseded_left, history: Vec::new() })
+}
+
+fn compactions(reader: &mut Reader<'_>) -> Result<Vec<Compaction>, DecodeError> {
+    let len = reader.u64("number of compactions")?;
+    let max = COMPACTIONS_KEPT as u64;
+    if len > max {
+        return Err(DecodeError::TooLong { what: "list of compactions", len, max });
+    }
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let mut previous = reader.i64("compact revision")?;
+    if previous < -1 {
+        return Err(DecodeError::Invalid("snapshot compactions"));
+    }
+    let mut compactions = Vec::new();
+    for _ in 0..len {
+        let revision = reader.i64("compact revision")?;
+        let hash = reader.fixed_u32("compaction hash")?;
+        if revision <= previous.max(0) {
+            return Err(DecodeError::Invalid("snapshot compactions"));
+        }
+        compactions.push(Compaction { revision, previous, hash: Some(hash) });
+        previous = revision;
+    }
+    Ok(compactions)
 }
 
 fn items<T>(

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use kv_codec::command::{Batch, Body, DeleteRange, Put};
+use kv_codec::command::{Batch, Body};
 
-use crate::{ApplyError, Block, ConfChange, KeyRange, MemberChange, Members, Rejection, Revision, View};
+use crate::changes::Changes;
+use crate::txn::write_txn;
+use crate::{ApplyError, Block, ConfChange, MemberChange, Members, Rejection, TxnOutcome, View};
 
 /// The result of one command, handed over with the wake-up: nobody reads the store again to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,10 @@ pub enum Outcome {
         /// The deleted pairs.
         prev: Vec<Block>,
     },
+    /// A transaction was run.
+    Txn(TxnOutcome),
+    /// History was given up. What takes the memory goes with [`Store::purge`].
+    Compacted,
     /// The members are now these.
     Members(Members),
     /// The command was refused and changed nothing.
@@ -94,6 +100,14 @@ impl Store {
         self.published.store(Arc::new(self.view.clone()));
     }
 
+    /// Drops some of what compactions hide, and says whether any is left. Nothing that can be read, and no hash, depends on it: each
+    /// replica purges when it likes. The memory is free once the view is published and no reader holds an older one.
+    ///
+    /// `budget` bounds the work: one for each revision that is looked at, and one for each 2 KiB of them that are hashed.
+    pub fn purge(&mut self, budget: usize) -> bool {
+        self.view.purge(budget)
+    }
+
     /// Replaces the whole state by `view`, a snapshot's. Readers see it after [`Store::publish`].
     pub fn install(&mut self, view: View) {
         self.view = view;
@@ -113,8 +127,12 @@ impl Store {
         for command in Batch::decode(batch).map_err(unreadable)? {
             let body = Body::decode(command.map_err(unreadable)?.body).map_err(unreadable)?;
             let outcome = match body {
-                Body::Put(put) => self.put(&put),
-                Body::DeleteRange(delete) => Ok(self.delete_range(&delete)),
+                Body::Put(put) => Changes::of(&mut self.view).checked_put(&put).map(|prev| Outcome::Put { prev }),
+                Body::DeleteRange(delete) => {
+                    Ok(Outcome::Deleted { prev: Changes::of(&mut self.view).delete_range(&delete) })
+                }
+                Body::Txn(txn) => write_txn(&mut self.view, &txn).map(Outcome::Txn),
+                Body::Compact { revision } => self.view.compact(revision).map(|()| Outcome::Compacted),
                 Body::Publish(publish) => {
                     let members = &mut self.view.members;
                     let done = members.publish(publish.id, publish.name, publish.client_urls);
@@ -124,7 +142,6 @@ impl Store {
                     let members = &mut self.view.members;
                     members.update(id, peer_urls).map(|()| Outcome::Members(members.clone()))
                 }
-                Body::Txn(_) | Body::Compact { .. } => return Err(ApplyError::WrongKind { index }),
                 Body::MemberAdd(_) | Body::MemberRemove(_) | Body::MemberPromote(_) => {
                     return Err(ApplyError::WrongKind { index });
                 }
@@ -175,46 +192,5 @@ impl Store {
     fn result(&self, outcome: Result<Outcome, Rejection>) -> Applied {
         let outcome = outcome.unwrap_or_else(Outcome::Rejected);
         Applied { revision: self.view.revision, outcome }
-    }
-
-    fn put(&mut self, put: &Put<'_>) -> Result<Outcome, Rejection> {
-        // No lease can have been granted: the store keeps none. etcd looks for the lease before the key.
-        if put.lease != 0 {
-            return Err(Rejection::LeaseNotFound);
-        }
-        let previous = self.view.latest(put.key).cloned();
-        let live = previous.as_ref().filter(|block| !block.is_tombstone());
-        if (put.ignore_value || put.ignore_lease) && live.is_none() {
-            return Err(Rejection::KeyNotFound);
-        }
-        let main = self.view.revision + 1;
-        let (create, version, lease) = live.map_or((main, 1, 0), |block| {
-            let lease = if put.ignore_lease { block.lease() } else { put.lease };
-            (block.create_revision(), block.version() + 1, lease)
-        });
-        let value = match live {
-            Some(block) if put.ignore_value => block.value(),
-            _ => put.value,
-        };
-        let block = Block::put(Revision { main, sub: 0 }, create, version, lease, put.key, value);
-        let prev = live.cloned();
-        self.view.revision = main;
-        self.view.insert(block, previous);
-        Ok(Outcome::Put { prev })
-    }
-
-    fn delete_range(&mut self, delete: &DeleteRange<'_>) -> Outcome {
-        let range = KeyRange::new(delete.key, delete.range_end);
-        let prev: Vec<Block> = self.view.walk(&range, self.view.revision).cloned().collect();
-        if prev.is_empty() {
-            return Outcome::Deleted { prev };
-        }
-        let main = self.view.revision + 1;
-        self.view.revision = main;
-        for (sub, block) in (0..).zip(&prev) {
-            let tombstone = Block::tombstone(Revision { main, sub }, block.key());
-            self.view.insert(tombstone, Some(block.clone()));
-        }
-        Outcome::Deleted { prev }
     }
 }

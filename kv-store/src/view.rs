@@ -2,10 +2,12 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use equivalent::{Comparable, Equivalent};
 use im::{OrdMap, OrdSet};
 
+use crate::compaction::{Compaction, Purge};
 use crate::{Block, KeyRange, Members, ReadError, Revision};
 
 /// The latest revision of a key, ordered by key. The key lives in the block only.
@@ -88,7 +90,7 @@ impl Comparable<Superseded> for AtOrBelow<'_> {
 pub struct ByteCounts {
     /// Of the latest revision of every live key.
     pub live: u64,
-    /// Of every revision that is kept, live ones included.
+    /// Of every revision that is there, live ones and ones to be purged included.
     pub history: u64,
 }
 
@@ -96,13 +98,17 @@ pub struct ByteCounts {
 ///
 /// * `keys` holds the latest revision of each key, tombstones included; `superseded` every older one; `history` all of both.
 /// * `live` is the number of entries of `keys` that are not tombstones.
+/// * `compactions` holds the last ten at revisions above 0, the last of them at `compact_revision`.
 #[derive(Debug, Clone)]
 pub struct View {
     pub(crate) keys: OrdSet<Latest>,
     pub(crate) superseded: OrdSet<Superseded>,
     pub(crate) history: OrdMap<Revision, Block>,
     pub(crate) revision: i64,
+    /// -1 when nothing was ever compacted; a compaction at 0 is one.
     pub(crate) compact_revision: i64,
+    pub(crate) compactions: Arc<Vec<Compaction>>,
+    pub(crate) purge: Purge,
     pub(crate) live: u64,
     pub(crate) bytes: ByteCounts,
     pub(crate) members: Members,
@@ -118,7 +124,9 @@ impl View {
             superseded: OrdSet::new(),
             history: OrdMap::new(),
             revision: 1,
-            compact_revision: 0,
+            compact_revision: -1,
+            compactions: Arc::default(),
+            purge: Purge::done(-1),
             live: 0,
             bytes: ByteCounts::default(),
             members,
@@ -133,7 +141,7 @@ impl View {
         self.revision
     }
 
-    /// The revision below which history is gone; 0 when nothing was ever compacted.
+    /// The revision below which history is gone; -1 when nothing was ever compacted.
     #[must_use]
     pub fn compact_revision(&self) -> i64 {
         self.compact_revision
@@ -188,15 +196,33 @@ impl View {
 
     /// What the key of `latest` was at `revision`, if it was live.
     fn at<'a>(&'a self, latest: &'a Block, revision: i64) -> Option<&'a Block> {
-        let block = if latest.mod_revision() <= revision {
-            latest
-        } else {
-            let wanted = AtOrBelow(latest.key(), Revision { main: revision, sub: u32::MAX });
-            let found = &self.superseded.get_prev(&wanted)?.0;
-            // The one before may be another key's.
-            (found.key() == latest.key()).then_some(found)?
-        };
-        (!block.is_tombstone()).then_some(block)
+        self.newest(latest, revision).filter(|block| !block.is_tombstone())
+    }
+
+    /// The newest revision of the key of `latest` at or below `revision`, deletions included.
+    fn newest<'a>(&'a self, latest: &'a Block, revision: i64) -> Option<&'a Block> {
+        if latest.mod_revision() <= revision {
+            return Some(latest);
+        }
+        self.superseded_at(latest.key(), Revision::last_of(revision))
+    }
+
+    /// Whether no later revision of `block`'s key is at or below `revision`.
+    pub(crate) fn is_newest(&self, block: &Block, revision: i64) -> bool {
+        let latest = self.latest(block.key());
+        let newest = latest.and_then(|latest| self.newest(latest, revision));
+        newest.is_some_and(|newest| newest.revision() == block.revision())
+    }
+
+    /// The revision of its key that `block` replaced.
+    pub(crate) fn before(&self, block: &Block) -> Option<&Block> {
+        self.superseded_at(block.key(), block.revision().before())
+    }
+
+    fn superseded_at(&self, key: &[u8], revision: Revision) -> Option<&Block> {
+        let found = &self.superseded.get_prev(&AtOrBelow(key, revision))?.0;
+        // The one before may be another key's.
+        (found.key() == key).then_some(found)
     }
 
     /// The revision to read at for a request that names `revision` (0 or less: the current one).
@@ -230,6 +256,18 @@ impl View {
                 self.bytes.live -= previous.bytes();
             }
             self.superseded.insert(Superseded(previous));
+        }
+    }
+
+    /// Drops `block`, which is not live.
+    pub(crate) fn remove(&mut self, block: &Block) {
+        self.history.remove(&block.revision());
+        self.bytes.history -= block.bytes();
+        if self.latest(block.key()).is_some_and(|latest| latest.revision() == block.revision()) {
+            debug_assert!(block.is_tombstone(), "the latest put of a key is live");
+            self.keys.remove(block.key());
+        } else {
+            self.superseded.remove(&AtOrBelow(block.key(), block.revision()));
         }
     }
 }

@@ -33,6 +33,8 @@ enum Task {
     Sim(Passed),
     /// Kills kv-server under load, again and again, and checks what it kept. Both are built for release.
     Crash(Passed),
+    /// Measures kv-server on the wire beside a control and rivals: `bench [wire] [--rival etcd=PATH] ...`. Bare, about 90 s.
+    Bench(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
     Clients,
 }
@@ -66,12 +68,22 @@ fn run(task: Task) -> Result<()> {
             command.args(passed.arguments);
             step(&mut command)
         }
-        Task::Crash(passed) => {
-            step(&mut workspace.cargo(&["build", "--release", "--package", "kv-server", "--package", "kv-bench"]))?;
-            let release = workspace.target_directory.join("release");
-            let mut command = std::process::Command::new(release.join("kv-bench"));
-            command.arg("crash").arg("--server").arg(release.join("kv-server")).args(passed.arguments);
-            step(&mut command)
+        Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),
+        Task::Bench(passed) => {
+            let mut command = kv_bench(&workspace, "wire")?;
+            // First, so that an `--out` of the caller's wins.
+            command.arg("--out").arg(workspace.target_directory.join("bench"));
+            let wire = passed.arguments.first().is_some_and(|first| first == "wire");
+            step(command.args(passed.arguments.iter().skip(usize::from(wire))))
         }
     }
+}
+
+/// A tool of kv-bench against our server, both built for release.
+fn kv_bench(workspace: &Workspace, tool: &str) -> Result<std::process::Command> {
+    step(&mut workspace.cargo(&["build", "--release", "--package", "kv-server", "--package", "kv-bench"]))?;
+    let release = workspace.target_directory.join("release");
+    let mut command = std::process::Command::new(release.join("kv-bench"));
+    command.arg(tool).arg("--server").arg(release.join("kv-server"));
+    Ok(command)
 }

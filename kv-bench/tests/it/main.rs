@@ -1,6 +1,8 @@
-//! The crash tool against the real server: a few rounds of what `cargo xtask crash` does for long.
+//! The tools against the real server. The crash tool here: a few rounds of what `cargo xtask crash` does for long.
 
 #![allow(clippy::unwrap_used)]
+
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kv_codec::member::{NAME_BYTES_MAX, URL_BYTES_MAX, URLS_MAX};
+
 use super::args::Settings;
 use super::{Config, ConfigError, Scheme, Url};
 
@@ -26,8 +28,29 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     if settings.is_given("listen-client-urls") && !settings.is_given("advertise-client-urls") {
         return refuse("--advertise-client-urls is required when --listen-client-urls is set explicitly");
     }
+    lengths(config)?;
     timeouts(config)?;
     cluster(config, settings)
+}
+
+/// What becomes part of the membership must fit it: it is read again at every start.
+fn lengths(config: &Config) -> Result<(), ConfigError> {
+    if config.name.len() as u64 > NAME_BYTES_MAX {
+        return refuse(format!("--name is longer than {NAME_BYTES_MAX} bytes; give a shorter one"));
+    }
+    let lists = [
+        ("advertise-client-urls", &config.advertise_client_urls),
+        ("initial-advertise-peer-urls", &config.initial_advertise_peer_urls),
+    ];
+    for (flag, urls) in lists {
+        if urls.len() as u64 > URLS_MAX {
+            return refuse(format!("--{flag} has more than {URLS_MAX} URLs; give fewer"));
+        }
+        if urls.iter().any(|url| url.as_str().len() as u64 > URL_BYTES_MAX) {
+            return refuse(format!("--{flag} has a URL of more than {URL_BYTES_MAX} bytes; give a shorter one"));
+        }
+    }
+    Ok(())
 }
 
 fn listeners(flag: &str, urls: &[Url]) -> Result<(), ConfigError> {

@@ -372,8 +372,13 @@ pub(super) static FLAGS: &[Flag] = &[
     // Says how a rotation is done that is itself refused.
     ignored(Logging, "log-rotation-config-json", Text, "it only matters with --enable-log-rotation"),
     later(Features, "feature-gates", Kind::Gates, "", "features cannot be switched in this version; leave them out"),
-    // There is no gateway to switch off.
-    later_except(Features, "enable-grpc-gateway", Bool, "true", &["false"], ""),
+    later(
+        Features,
+        "enable-grpc-gateway",
+        Bool,
+        "true",
+        "the JSON gateway cannot be switched off in this version; leave the flag out",
+    ),
     later(
         Features,
         "corrupt-check-time",

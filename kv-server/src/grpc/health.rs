@@ -2,7 +2,9 @@
 
 use std::pin::Pin;
 
-use tokio_stream::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Api;
@@ -31,7 +33,17 @@ impl Health for Api {
         // The stream stays open, as the protocol asks: a status that changes is one more message.
         let now =
             serving(request.get_ref()).unwrap_or(HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() });
-        let stream = tokio_stream::once(Ok(now)).chain(tokio_stream::pending());
-        Ok(Response::new(Box::pin(stream)))
+        let (sender, receiver) = mpsc::channel(1);
+        let mut stop = self.stop.clone();
+        tokio::spawn(async move {
+            if sender.send(Ok(now)).await.is_ok() {
+                // Until the server stops or the client goes.
+                tokio::select! {
+                    _ = stop.changed() => {}
+                    () = sender.closed() => {}
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

@@ -37,11 +37,11 @@ impl Kv for Api {
         unimplemented("etcdserverpb.KV/RangeStream")
     }
 
-    async fn txn(&self, _: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        unimplemented("etcdserverpb.KV/Txn")
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.unary(SERVICE, "Txn", self.core.txn(request.get_ref())).await
     }
 
-    async fn compact(&self, _: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
-        unimplemented("etcdserverpb.KV/Compact")
+    async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        self.unary(SERVICE, "Compact", self.core.compact(request.get_ref())).await
     }
 }

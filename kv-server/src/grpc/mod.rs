@@ -6,13 +6,17 @@ mod kv;
 mod maintenance;
 mod oversize;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use prometheus::IntCounter;
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::{Response, Status};
 
 use oversize::Oversize;
 
+use crate::metrics::Metrics;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
@@ -27,11 +31,39 @@ const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 #[derive(Debug, Clone)]
 struct Api {
     core: Arc<Core>,
+    /// Changes when the server stops: streams that would go on for ever end then.
+    stop: watch::Receiver<()>,
+    /// By method; looked up here, an answered call takes no lock of the registry's.
+    counters: Arc<BTreeMap<&'static str, Counters>>,
+}
+
+/// What is counted of a method.
+#[derive(Debug)]
+struct Counters {
+    started: IntCounter,
+    ok: IntCounter,
+}
+
+/// The unary methods, by service.
+const METHODS: [(&str, &[&str]); 3] = [
+    ("etcdserverpb.KV", &["Range", "Put", "DeleteRange", "Txn", "Compact"]),
+    ("etcdserverpb.Maintenance", &["Status", "Hash", "HashKV", "Alarm"]),
+    ("etcdserverpb.Cluster", &["MemberList"]),
+];
+
+fn counters(metrics: &Metrics) -> BTreeMap<&'static str, Counters> {
+    let all = METHODS.iter().flat_map(|(service, methods)| methods.iter().map(move |method| (*service, *method)));
+    let counters = all.map(|(service, method)| {
+        let started = metrics.grpc_started.with_label_values(&[method, service, "unary"]);
+        let ok = metrics.grpc_handled.with_label_values(&["OK", method, service, "unary"]);
+        (method, Counters { started, ok })
+    });
+    counters.collect()
 }
 
 /// All services, ready to be served.
-pub(crate) fn routes(core: &Arc<Core>) -> axum::Router {
-    let api = Api { core: Arc::clone(core) };
+pub(crate) fn routes(core: &Arc<Core>, stop: &watch::Receiver<()>) -> axum::Router {
+    let api = Api { core: Arc::clone(core), stop: stop.clone(), counters: Arc::new(counters(&core.metrics)) };
     let receive = core.limits.request_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES);
     // gRPC's own limit of 2 GiB is all that bounds an answer.
     let send = usize::MAX;
@@ -57,11 +89,16 @@ impl Api {
         method: &'static str,
         call: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<Response<T>, Status> {
-        let metrics = &self.core.metrics;
-        metrics.grpc_started.with_label_values(&[method, service, "unary"]).inc();
+        let counters = self.counters.get(method).expect("every method is in METHODS");
+        counters.started.inc();
         let outcome = call.await.map_err(Status::from);
-        let code = outcome.as_ref().err().map_or(tonic::Code::Ok, Status::code);
-        metrics.grpc_handled.with_label_values(&[code_name(code), method, service, "unary"]).inc();
+        match &outcome {
+            Ok(_) => counters.ok.inc(),
+            Err(status) => {
+                let labels = [code_name(status.code()), method, service, "unary"];
+                self.core.metrics.grpc_handled.with_label_values(&labels).inc();
+            }
+        }
         outcome.map(Response::new)
     }
 }

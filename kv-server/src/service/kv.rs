@@ -32,25 +32,9 @@ impl Core {
 
     /// Puts a key.
     pub(crate) async fn put(&self, request: &PutRequest) -> Result<PutResponse, ApiError> {
-        if request.key.is_empty() {
-            return Err(ApiError::EmptyKey);
-        }
-        if request.ignore_value && !request.value.is_empty() {
-            return Err(ApiError::ValueProvided);
-        }
-        if request.ignore_lease && request.lease != 0 {
-            return Err(ApiError::LeaseProvided);
-        }
-        let bytes = (request.key.len() + request.value.len()) as u64;
-        self.check_quota(PUT_OVERHEAD_BYTES + bytes)?;
-        let body = Body::Put(Put {
-            key: &request.key,
-            value: &request.value,
-            lease: request.lease,
-            prev_kv: request.prev_kv,
-            ignore_value: request.ignore_value,
-            ignore_lease: request.ignore_lease,
-        });
+        check_put(request)?;
+        self.check_quota(put_cost(request))?;
+        let body = Body::Put(put_command(request));
         let applied = self.replicate(&body).await?;
         self.metrics.puts.inc();
         let Outcome::Put { prev } = applied.outcome else {
@@ -65,11 +49,7 @@ impl Core {
         if request.key.is_empty() {
             return Err(ApiError::EmptyKey);
         }
-        let body = Body::DeleteRange(DeleteRange {
-            key: &request.key,
-            range_end: &request.range_end,
-            prev_kv: request.prev_kv,
-        });
+        let body = Body::DeleteRange(delete_command(request));
         let applied = self.replicate(&body).await?;
         self.metrics.deletes.inc();
         let Outcome::Deleted { prev } = applied.outcome else {
@@ -81,7 +61,11 @@ impl Core {
     }
 
     /// Refuses what would take the store over its quota.
-    fn check_quota(&self, bytes: u64) -> Result<(), ApiError> {
+    pub(super) fn check_quota(&self, bytes: u64) -> Result<(), ApiError> {
+        if bytes == 0 {
+            // What only deletes is how a full store gets room again.
+            return Ok(());
+        }
         let taken = self.views.load().bytes().history;
         match self.limits.quota_bytes {
             Some(quota) if taken + bytes >= quota => Err(ApiError::NoSpace),
@@ -90,7 +74,40 @@ impl Core {
     }
 }
 
-fn range_query(request: &RangeRequest) -> Result<RangeQuery<'_>, ApiError> {
+/// What a put takes of the quota.
+pub(super) fn put_cost(request: &PutRequest) -> u64 {
+    PUT_OVERHEAD_BYTES + (request.key.len() + request.value.len()) as u64
+}
+
+pub(super) fn check_put(request: &PutRequest) -> Result<(), ApiError> {
+    if request.key.is_empty() {
+        return Err(ApiError::EmptyKey);
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(ApiError::ValueProvided);
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(ApiError::LeaseProvided);
+    }
+    Ok(())
+}
+
+pub(super) fn put_command(request: &PutRequest) -> Put<'_> {
+    Put {
+        key: &request.key,
+        value: &request.value,
+        lease: request.lease,
+        prev_kv: request.prev_kv,
+        ignore_value: request.ignore_value,
+        ignore_lease: request.ignore_lease,
+    }
+}
+
+pub(super) fn delete_command(request: &DeleteRangeRequest) -> DeleteRange<'_> {
+    DeleteRange { key: &request.key, range_end: &request.range_end, prev_kv: request.prev_kv }
+}
+
+pub(super) fn range_query(request: &RangeRequest) -> Result<RangeQuery<'_>, ApiError> {
     if request.key.is_empty() {
         return Err(ApiError::EmptyKey);
     }

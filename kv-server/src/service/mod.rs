@@ -3,6 +3,8 @@
 mod cluster;
 mod kv;
 mod maintenance;
+mod txn;
+mod txn_check;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,8 @@ use crate::waiters::Waiters;
 pub(crate) struct Limits {
     /// Bytes of an encoded command.
     pub(crate) request_bytes_max: usize,
+    /// Operations in one transaction.
+    pub(crate) txn_ops_max: usize,
     /// Bytes of the store; `None` for no limit.
     pub(crate) quota_bytes: Option<u64>,
     /// How long a call waits for the log.
@@ -95,6 +99,8 @@ impl From<Rejection> for ApiError {
         match rejection {
             Rejection::KeyNotFound => Self::KeyNotFound,
             Rejection::LeaseNotFound => Self::LeaseNotFound,
+            Rejection::Compacted => Self::Compacted,
+            Rejection::FutureRevision => Self::FutureRevision,
             Rejection::MemberNotFound => Self::MemberNotFound,
             Rejection::MemberIdExists => Self::MemberExists,
             Rejection::PeerUrlExists => Self::PeerUrlExists,

@@ -12,11 +12,13 @@ const PROTOS: [&str; 4] = [
 ];
 
 /// What this version does. The rest says that it does not.
-pub(crate) const IMPLEMENTED: [&str; 10] = [
+pub(crate) const IMPLEMENTED: [&str; 12] = [
     "etcdserverpb.Cluster/MemberList",
+    "etcdserverpb.KV/Compact",
     "etcdserverpb.KV/DeleteRange",
     "etcdserverpb.KV/Put",
     "etcdserverpb.KV/Range",
+    "etcdserverpb.KV/Txn",
     "etcdserverpb.Maintenance/Alarm",
     "etcdserverpb.Maintenance/Hash",
     "etcdserverpb.Maintenance/HashKV",

@@ -1,8 +1,9 @@
 //! Random scripts: the store and the model answer alike, after every entry and at every revision.
 
+use kv_store::Rejection;
 use proptest::prelude::*;
 
-use crate::model::{Answer, Model, ask};
+use crate::model::{Answer, Model, TxnAnswer, ask};
 use crate::script::{Query, Step, apply, config, genesis, members, script};
 
 /// Runs `script` on both sides and compares whatever can be seen.
@@ -10,7 +11,7 @@ fn check(script: &[Step]) -> Result<(), TestCaseError> {
     let (mut store, mut model) = (genesis(), Model::new(members()));
     let reader = store.reader();
     let mut published = 1;
-    for Step { ops, publish, query } in script {
+    for Step { ops, purge, publish, query, read } in script {
         let results = apply(&mut store, ops);
         prop_assert_eq!(results.len(), ops.len());
         for (op, result) in ops.iter().zip(&results) {
@@ -18,13 +19,19 @@ fn check(script: &[Step]) -> Result<(), TestCaseError> {
             prop_assert_eq!(Answer::from(&result.outcome), wanted, "{:?}", op);
             prop_assert_eq!(result.revision, model.revision, "{:?}", op);
         }
+        let left = store.purge(*purge);
         let view = store.view();
         prop_assert_eq!(view.revision(), model.revision);
         prop_assert_eq!(view.live_keys(), model.live_keys());
-        prop_assert_eq!(view.bytes(), model.bytes());
+        prop_assert_eq!(view.compact_revision(), model.compacted);
+        prop_assert_eq!(view.bytes().live, model.bytes().live);
+        prop_assert!(left || view.bytes() == model.bytes(), "{:?}, not {:?}", view.bytes(), model.bytes());
+        prop_assert!(view.bytes().history >= model.bytes().history);
         prop_assert_eq!(view.members().iter().cloned().collect::<Vec<_>>(), model.members.clone());
         prop_assert_eq!(ask(view, query), model.range(query), "{:?}", query);
         prop_assert_eq!(ask(view, &Query::all(0)), model.range(&Query::all(0)));
+        let found = view.read_txn(&read.command()).map(|outcome| TxnAnswer::from(&outcome));
+        prop_assert_eq!(found.map_err(Rejection::from), model.txn(read), "{:?}", read);
         if *publish {
             store.publish();
             published = model.revision;
@@ -32,6 +39,8 @@ fn check(script: &[Step]) -> Result<(), TestCaseError> {
         prop_assert_eq!(reader.load().revision(), published, "readers see what was published, no more");
     }
     prop_assert_eq!(store.view().applied_index(), 1 + script.len() as u64);
+    prop_assert!(!store.purge(usize::MAX));
+    prop_assert_eq!(store.view().bytes(), model.bytes());
     for revision in 1..=model.revision + 1 {
         prop_assert_eq!(ask(store.view(), &Query::all(revision)), model.range(&Query::all(revision)));
     }

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod against_model;
+mod compaction;
 mod errors;
 mod etcd_hash;
 mod model;
 mod readers;
 mod script;
 mod snapshot;
+mod txns;

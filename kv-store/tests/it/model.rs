@@ -1,11 +1,14 @@
 //! The store, as naive as it can be: a list of every change, from which everything is answered.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
 
+use kv_codec::command::CompareResult;
 use kv_codec::member::Member;
-use kv_store::{Block, ByteCounts, Outcome, ReadError, Rejection, SortOrder, SortTarget, View};
+use kv_store::{Block, ByteCounts, OpOutcome, Outcome, ReadError, Rejection, SortOrder, SortTarget, TxnOutcome, View};
 
 use crate::script::{Op, Query};
+use crate::txns::{Compare, Target, Txn};
 
 /// What a block takes besides its key and its value.
 const BLOCK_HEADER_BYTES: u64 = 40;
@@ -53,6 +56,8 @@ impl From<&Block> for Kv {
 pub(crate) enum Answer {
     Put(Option<Kv>),
     Deleted(Vec<Kv>),
+    Txn(TxnAnswer),
+    Compacted,
     Members(Vec<Member>),
     Rejected(Rejection),
 }
@@ -62,9 +67,41 @@ impl From<&Outcome> for Answer {
         match outcome {
             Outcome::Put { prev } => Self::Put(prev.as_ref().map(Kv::from)),
             Outcome::Deleted { prev } => Self::Deleted(prev.iter().map(Kv::from).collect()),
+            Outcome::Txn(outcome) => Self::Txn(outcome.into()),
+            Outcome::Compacted => Self::Compacted,
             Outcome::Members(members) => Self::Members(members.iter().cloned().collect()),
             Outcome::Rejected(rejection) => Self::Rejected(*rejection),
         }
+    }
+}
+
+/// What a transaction did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TxnAnswer {
+    succeeded: bool,
+    responses: Vec<OpAnswer>,
+}
+
+/// What an operation of a transaction did, and the revision in its header.
+#[derive(Debug, PartialEq, Eq)]
+enum OpAnswer {
+    Range((Vec<Kv>, u64, bool), i64),
+    Put(Option<Kv>, i64),
+    Deleted(Vec<Kv>, i64),
+    Txn(TxnAnswer),
+}
+
+impl From<&TxnOutcome> for TxnAnswer {
+    fn from(outcome: &TxnOutcome) -> Self {
+        let responses = outcome.responses.iter().map(|response| match response {
+            OpOutcome::Range { kvs, count, more, revision } => {
+                OpAnswer::Range((kvs.iter().map(Kv::from).collect(), *count, *more), *revision)
+            }
+            OpOutcome::Put { prev, revision } => OpAnswer::Put(prev.as_ref().map(Kv::from), *revision),
+            OpOutcome::Deleted { prev, revision } => OpAnswer::Deleted(prev.iter().map(Kv::from).collect(), *revision),
+            OpOutcome::Txn(outcome) => OpAnswer::Txn(outcome.into()),
+        });
+        Self { succeeded: outcome.succeeded, responses: responses.collect() }
     }
 }
 
@@ -77,15 +114,23 @@ pub(crate) fn ask(view: &View, query: &Query) -> Found {
     Ok((found.kvs.into_iter().map(Kv::from).collect(), found.count, found.more))
 }
 
+/// Which operations of a transaction run.
+struct Path {
+    succeeded: bool,
+    /// Of the transactions in the chosen list.
+    inner: VecDeque<Path>,
+}
+
 pub(crate) struct Model {
     changes: Vec<Change>,
     pub(crate) revision: i64,
+    pub(crate) compacted: i64,
     pub(crate) members: Vec<Member>,
 }
 
 impl Model {
     pub(crate) fn new(members: Vec<Member>) -> Self {
-        Self { changes: Vec::new(), revision: 1, members }
+        Self { changes: Vec::new(), revision: 1, compacted: -1, members }
     }
 
     /// The live pairs at `revision`: the changes up to there, one after another.
@@ -103,28 +148,24 @@ impl Model {
     }
 
     pub(crate) fn apply(&mut self, op: &Op) -> Answer {
+        let main = self.revision + 1;
         match op {
-            Op::Put { key, value, lease, ignore_value, ignore_lease } => {
-                let prev = self.at(self.revision).remove(&key[..]);
-                if *lease != 0 {
-                    return Answer::Rejected(Rejection::LeaseNotFound);
-                }
-                if (*ignore_value || *ignore_lease) && prev.is_none() {
-                    return Answer::Rejected(Rejection::KeyNotFound);
-                }
-                let kept = prev.as_ref().filter(|_| *ignore_value).map(|prev| prev.value.clone());
-                let value = Some(kept.unwrap_or_else(|| value.clone()));
-                self.revision += 1;
-                self.changes.push(Change { main: self.revision, key: key.clone(), value });
-                Answer::Put(prev)
-            }
-            Op::Delete { key, end } => {
-                let found = self.at(self.revision).into_values().filter(|kv| contains(key, end, &kv.key));
-                let deleted: Vec<_> = found.collect();
-                self.revision += i64::from(!deleted.is_empty());
-                let main = self.revision;
-                self.changes.extend(deleted.iter().map(|kv| Change { main, key: kv.key.clone(), value: None }));
-                Answer::Deleted(deleted)
+            Op::Get(_) => panic!("a read is no command"),
+            Op::Put { lease, .. } if *lease != 0 => Answer::Rejected(Rejection::LeaseNotFound),
+            Op::Put { key, .. } => match self.check_put(op) {
+                Ok(()) => Answer::Put(self.put(main, key, op)),
+                Err(rejection) => Answer::Rejected(rejection),
+            },
+            Op::Delete { key, end } => Answer::Deleted(self.delete(main, key, end)),
+            Op::Txn(txn) => match self.txn(txn) {
+                Ok(answer) => Answer::Txn(answer),
+                Err(rejection) => Answer::Rejected(rejection),
+            },
+            Op::Compact(revision) if *revision <= self.compacted => Answer::Rejected(Rejection::Compacted),
+            Op::Compact(revision) if *revision > self.revision => Answer::Rejected(Rejection::FutureRevision),
+            Op::Compact(revision) => {
+                self.compacted = *revision;
+                Answer::Compacted
             }
             Op::Publish { id, name } => {
                 let Some(member) = self.members.iter_mut().find(|member| member.id == *id) else {
@@ -137,9 +178,104 @@ impl Model {
         }
     }
 
+    /// Whether `put` finds the key that it keeps something of. A lease is looked for as well: there is none.
+    fn check_put(&self, put: &Op) -> Result<(), Rejection> {
+        let Op::Put { key, lease, ignore_value, ignore_lease, .. } = put else { panic!("no put: {put:?}") };
+        if (*ignore_value || *ignore_lease) && !self.at(self.revision).contains_key(&key[..]) {
+            return Err(Rejection::KeyNotFound);
+        }
+        if *lease == 0 { Ok(()) } else { Err(Rejection::LeaseNotFound) }
+    }
+
+    fn put(&mut self, main: i64, key: &[u8], put: &Op) -> Option<Kv> {
+        let Op::Put { value, ignore_value, .. } = put else { panic!("no put: {put:?}") };
+        let prev = self.at(self.revision).remove(key);
+        let kept = prev.as_ref().filter(|_| *ignore_value).map(|prev| prev.value.clone());
+        let value = Some(kept.unwrap_or_else(|| value.clone()));
+        self.revision = main;
+        self.changes.push(Change { main, key: key.to_vec(), value });
+        prev
+    }
+
+    fn delete(&mut self, main: i64, key: &[u8], end: &[u8]) -> Vec<Kv> {
+        let found = self.at(self.revision).into_values().filter(|kv| contains(key, end, &kv.key));
+        let deleted: Vec<_> = found.collect();
+        for kv in &deleted {
+            self.revision = main;
+            self.changes.push(Change { main, key: kv.key.clone(), value: None });
+        }
+        deleted
+    }
+
+    pub(crate) fn txn(&mut self, txn: &Txn) -> Result<TxnAnswer, Rejection> {
+        let mut path = self.path(txn);
+        let ops = path.ops(txn);
+        ops.iter().filter(|op| matches!(op, Op::Put { .. })).try_for_each(|op| self.check_put(op))?;
+        for op in ops {
+            match op {
+                Op::Get(query) if query.revision > self.revision => return Err(Rejection::FutureRevision),
+                Op::Get(query) if query.revision != 0 && query.revision < self.compacted => {
+                    return Err(Rejection::Compacted);
+                }
+                _ => {}
+            }
+        }
+        let main = self.revision + 1;
+        Ok(self.run(main, txn, &mut path))
+    }
+
+    fn path(&self, txn: &Txn) -> Path {
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+        let chosen = if succeeded { &txn.success } else { &txn.failure };
+        let inner = chosen.iter().filter_map(|op| if let Op::Txn(txn) = op { Some(self.path(txn)) } else { None });
+        Path { succeeded, inner: inner.collect() }
+    }
+
+    fn run(&mut self, main: i64, txn: &Txn, path: &mut Path) -> TxnAnswer {
+        let chosen = if path.succeeded { &txn.success } else { &txn.failure };
+        let responses = chosen.iter().map(|op| match op {
+            Op::Get(query) => OpAnswer::Range(self.range(query).unwrap(), self.revision),
+            Op::Put { key, .. } => OpAnswer::Put(self.put(main, key, op), main),
+            Op::Delete { key, end } => OpAnswer::Deleted(self.delete(main, key, end), self.revision),
+            Op::Txn(txn) => OpAnswer::Txn(self.run(main, txn, &mut path.inner.pop_front().unwrap())),
+            _ => panic!("no operation of a transaction: {op:?}"),
+        });
+        TxnAnswer { responses: responses.collect(), succeeded: path.succeeded }
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        let mut kvs: Vec<_> = self.at(self.revision).into_values().collect();
+        kvs.retain(|kv| contains(&compare.key, &compare.end, &kv.key));
+        if kvs.is_empty() {
+            if matches!(compare.target, Target::Value(_)) {
+                return false;
+            }
+            let (key, value) = (Vec::new(), Vec::new());
+            kvs.push(Kv { key, value, create: 0, modified: 0, version: 0, lease: 0 });
+        }
+        kvs.iter().all(|kv| {
+            let order = match &compare.target {
+                Target::Version(version) => kv.version.cmp(version),
+                Target::Create(revision) => kv.create.cmp(revision),
+                Target::Mod(revision) => kv.modified.cmp(revision),
+                Target::Lease(lease) => kv.lease.cmp(lease),
+                Target::Value(value) => kv.value.cmp(value),
+            };
+            match compare.result {
+                CompareResult::Equal => order == Ordering::Equal,
+                CompareResult::NotEqual => order != Ordering::Equal,
+                CompareResult::Greater => order == Ordering::Greater,
+                CompareResult::Less => order == Ordering::Less,
+            }
+        })
+    }
+
     pub(crate) fn range(&self, query: &Query) -> Found {
         if query.revision > self.revision {
             return Err(ReadError::Future { revision: self.revision });
+        }
+        if query.revision > 0 && query.revision < self.compacted {
+            return Err(ReadError::Compacted { compact_revision: self.compacted });
         }
         let revision = if query.revision > 0 { query.revision } else { self.revision };
         let mut kvs: Vec<_> = self.at(revision).into_values().collect();
@@ -173,12 +309,33 @@ impl Model {
         self.at(self.revision).len() as u64
     }
 
+    /// What the bytes are once all is purged.
     pub(crate) fn bytes(&self) -> ByteCounts {
         let live = self.at(self.revision).into_values();
+        let kept = self.changes.iter().enumerate().filter(|(at, change)| self.is_kept(*at, change));
         ByteCounts {
             live: live.map(|kv| BLOCK_HEADER_BYTES + (kv.key.len() + kv.value.len()) as u64).sum(),
-            history: self.changes.iter().map(Change::bytes).sum(),
+            history: kept.map(|(_, change)| change.bytes()).sum(),
         }
+    }
+
+    fn is_kept(&self, at: usize, change: &Change) -> bool {
+        let mut later = self.changes[at + 1..].iter();
+        let replaced = later.any(|later| later.key == change.key && later.main <= self.compacted);
+        change.main > self.compacted || (!replaced && (change.value.is_some() || change.main == self.compacted))
+    }
+}
+
+impl Path {
+    /// All operations that run, transactions aside.
+    fn ops<'t>(&self, txn: &'t Txn) -> Vec<&'t Op> {
+        let mut inner = self.inner.iter();
+        let chosen = if self.succeeded { &txn.success } else { &txn.failure };
+        let ops = chosen.iter().flat_map(|op| match op {
+            Op::Txn(txn) => inner.next().unwrap().ops(txn),
+            op => vec![op],
+        });
+        ops.collect()
     }
 }
 

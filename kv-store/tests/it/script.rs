@@ -10,11 +10,13 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngSeed, TestRunner};
 
+use crate::txns::{Txn, read_txn, txn};
+
 /// Neighbours of each other in several ways, with the lowest and the highest bytes among them.
-const KEYS: [&[u8]; 10] = [b"a", b"a\0", b"aa", b"ab", b"b", b"b\xff", b"c", b"\0", b"\xff", b"\xff\xff"];
+pub(crate) const KEYS: [&[u8]; 10] = [b"a", b"a\0", b"aa", b"ab", b"b", b"b\xff", b"c", b"\0", b"\xff", b"\xff\xff"];
 /// One key, every key from there, prefixes, and ends below or at the key.
-const ENDS: [&[u8]; 9] = [b"", b"\0", b"a", b"a\0", b"b", b"c", b"\0\0", b"\xff", b"\xff\xff\xff"];
-const VALUES: [&[u8]; 6] = [b"", b"x", b"y", b"\0", b"\xff\x80", b"a longer value"];
+pub(crate) const ENDS: [&[u8]; 9] = [b"", b"\0", b"a", b"a\0", b"b", b"c", b"\0\0", b"\xff", b"\xff\xff\xff"];
+pub(crate) const VALUES: [&[u8]; 6] = [b"", b"x", b"y", b"\0", b"\xff\x80", b"a longer value"];
 
 /// `cases` cases from a fresh seed, or from `PROPTEST_RNG_SEED`; a failing test prints which.
 pub(crate) fn config(cases: u32) -> ProptestConfig {
@@ -27,17 +29,36 @@ pub(crate) fn config(cases: u32) -> ProptestConfig {
     config
 }
 
-/// A command.
+/// A command, or an operation of a transaction.
 #[derive(Clone)]
 pub(crate) enum Op {
-    Put { key: Vec<u8>, value: Vec<u8>, lease: i64, ignore_value: bool, ignore_lease: bool },
-    Delete { key: Vec<u8>, end: Vec<u8> },
-    Publish { id: u64, name: String },
+    /// Inside a transaction only.
+    Get(Query),
+    Txn(Txn),
+    Compact(i64),
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+        lease: i64,
+        ignore_value: bool,
+        ignore_lease: bool,
+    },
+    Delete {
+        key: Vec<u8>,
+        end: Vec<u8>,
+    },
+    Publish {
+        id: u64,
+        name: String,
+    },
 }
 
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Op::Get(query) => write!(f, "{query:?}"),
+            Op::Txn(txn) => write!(f, "{txn:?}"),
+            Op::Compact(revision) => write!(f, "compact {revision}"),
             Op::Put { key, value, lease, ignore_value, ignore_lease } => {
                 write!(f, "put \"{}\" \"{}\"", key.escape_ascii(), value.escape_ascii())?;
                 if *lease != 0 {
@@ -55,6 +76,9 @@ impl fmt::Debug for Op {
 impl Op {
     fn encode(&self) -> Vec<u8> {
         let body = match self {
+            Op::Get(_) => panic!("a read is no command"),
+            Op::Txn(txn) => Body::Txn(txn.command()),
+            Op::Compact(revision) => Body::Compact { revision: *revision },
             Op::Put { key, value, lease, ignore_value, ignore_lease } => Body::Put(Put {
                 key,
                 value,
@@ -174,21 +198,24 @@ impl Query {
     }
 }
 
-/// One entry of the log, whether the store publishes after it, and what is then read.
+/// One entry of the log, how much is purged and whether the store publishes after it, and what is then read.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) ops: Vec<Op>,
+    pub(crate) purge: usize,
     pub(crate) publish: bool,
     pub(crate) query: Query,
+    pub(crate) read: Txn,
 }
 
-fn bytes(from: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn bytes(from: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
     select(from).prop_map(<[u8]>::to_vec)
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let sometimes = || prop::bool::weighted(0.1);
-    let put = (bytes(&KEYS), bytes(&VALUES), sometimes(), sometimes(), sometimes()).prop_map(
+/// A put that asks for a lease (there is none), for the old value or for the old lease with a probability of `odd` each.
+pub(crate) fn random_put(odd: f64) -> impl Strategy<Value = Op> {
+    let sometimes = move || prop::bool::weighted(odd);
+    (bytes(&KEYS), bytes(&VALUES), sometimes(), sometimes(), sometimes()).prop_map(
         |(key, value, lease, ignore_value, ignore_lease)| Op::Put {
             key,
             value,
@@ -196,14 +223,21 @@ fn op() -> impl Strategy<Value = Op> {
             ignore_value,
             ignore_lease,
         },
-    );
-    let delete = (bytes(&KEYS), bytes(&ENDS)).prop_map(|(key, end)| Op::Delete { key, end });
-    let publish =
-        (1..=4u64, select(&["n", "", "name"][..])).prop_map(|(id, name)| Op::Publish { id, name: name.into() });
-    prop_oneof![8 => put, 3 => delete, 1 => publish]
+    )
 }
 
-fn query() -> impl Strategy<Value = Query> {
+pub(crate) fn delete() -> impl Strategy<Value = Op> {
+    (bytes(&KEYS), bytes(&ENDS)).prop_map(|(key, end)| Op::Delete { key, end })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let publish =
+        (1..=4u64, select(&["n", "", "name"][..])).prop_map(|(id, name)| Op::Publish { id, name: name.into() });
+    let compact = (-2..30i64).prop_map(Op::Compact);
+    prop_oneof![8 => random_put(0.1), 3 => delete(), 1 => publish, 3 => txn().prop_map(Op::Txn), 2 => compact]
+}
+
+pub(crate) fn query() -> impl Strategy<Value = Query> {
     let order = select(&[SortOrder::None, SortOrder::Ascend, SortOrder::Descend][..]);
     let targets = [SortTarget::Key, SortTarget::Version, SortTarget::Create, SortTarget::Mod, SortTarget::Value];
     let filter = || prop_oneof![4 => Just(0), 1 => -1..20i64];
@@ -234,6 +268,13 @@ fn query() -> impl Strategy<Value = Query> {
 /// A whole run.
 pub(crate) fn script() -> impl Strategy<Value = Vec<Step>> {
     let ops = prop::collection::vec(op(), 0..=5);
-    let step = (ops, any::<bool>(), query()).prop_map(|(ops, publish, query)| Step { ops, publish, query });
+    let purge = prop_oneof![1 => Just(0), 2 => 1..8usize, 1 => Just(usize::MAX)];
+    let step = (ops, purge, any::<bool>(), query(), read_txn()).prop_map(|(ops, purge, publish, query, read)| Step {
+        ops,
+        purge,
+        publish,
+        query,
+        read,
+    });
     prop::collection::vec(step, 1..12)
 }

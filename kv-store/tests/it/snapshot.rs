@@ -2,7 +2,7 @@
 
 use kv_codec::DecodeError;
 use kv_codec::varint::{put_bytes, put_u64};
-use kv_store::{Members, ReadError, SnapshotLoader, Store, View};
+use kv_store::{KvHash, Members, ReadError, SnapshotLoader, Store, View};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -21,24 +21,25 @@ fn load<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<View, DecodeEr
     loader.finish()
 }
 
-/// A store after `script`.
+/// A store after `script`, somewhere in a purge as a rule.
 fn run(script: &[Step]) -> Store {
     let mut store = genesis();
     for step in script {
         apply(&mut store, &step.ops);
+        store.purge(step.purge);
     }
     store
 }
 
-/// All that can be seen of two views is the same.
-fn assert_same(a: &View, b: &View) -> Result<(), TestCaseError> {
+/// All that can be seen of two views is the same. What they purged cannot be seen, but for the bytes that it takes.
+pub(crate) fn assert_same(a: &View, b: &View) -> Result<(), TestCaseError> {
     prop_assert_eq!(a.revision(), b.revision());
     prop_assert_eq!(a.compact_revision(), b.compact_revision());
     prop_assert_eq!((a.applied_index(), a.applied_term()), (b.applied_index(), b.applied_term()));
-    prop_assert_eq!((a.live_keys(), a.bytes()), (b.live_keys(), b.bytes()));
+    prop_assert_eq!((a.live_keys(), a.bytes().live), (b.live_keys(), b.bytes().live));
     prop_assert_eq!(a.members(), b.members());
     prop_assert_eq!(a.state_hash(), b.state_hash());
-    for revision in 1..=a.revision() {
+    for revision in 0..=a.revision() {
         prop_assert_eq!(a.hash_kv(revision), b.hash_kv(revision));
         prop_assert_eq!(ask(a, &Query::all(revision)), ask(b, &Query::all(revision)));
     }
@@ -66,8 +67,11 @@ proptest! {
         for step in &after {
             prop_assert_eq!(apply(&mut store, &step.ops), apply(&mut other, &step.ops));
             prop_assert_eq!(ask(store.view(), &step.query), ask(other.view(), &step.query));
+            store.purge(step.purge);
         }
         assert_same(store.view(), other.view())?;
+        prop_assert!(!store.purge(usize::MAX) && !other.purge(usize::MAX));
+        prop_assert_eq!(store.view().bytes(), other.view().bytes());
     }
 
     /// What loads has one encoding only, the very bytes that were loaded: nothing of them was dropped or read another way.
@@ -112,6 +116,7 @@ fn every_cut_and_every_flipped_bit_return() {
     let mut store = genesis();
     apply(&mut store, &[put(b"a", b"1"), put(b"b", b"2"), put(b"a", b"3")]);
     apply(&mut store, &[Op::Delete { key: b"a".to_vec(), end: b"c".to_vec() }, put(b"b", b"4")]);
+    apply(&mut store, &[Op::Compact(3), Op::Compact(5), put(b"a", b"5")]);
     let bytes = stream(store.view());
     for cut in 0..bytes.len() {
         assert!(matches!(load([&bytes[..cut]]), Err(DecodeError::Truncated(_))), "cut at {cut}");
@@ -149,12 +154,31 @@ struct RawBlock {
     version: u64,
     lease: u64,
     key: &'static [u8],
+    value: &'static [u8],
 }
 
-const BLOCK: RawBlock = RawBlock { tombstone: false, create: 3, main: 3, sub: 0, version: 1, lease: 0, key: b"k" };
+const BLOCK: RawBlock =
+    RawBlock { tombstone: false, create: 3, main: 3, sub: 0, version: 1, lease: 0, key: b"k", value: b"value" };
+/// A deletion.
+const TOMBSTONE: RawBlock = RawBlock { tombstone: true, create: 0, version: 0, value: b"", ..BLOCK };
 
-/// A stream, written by hand from the format's description.
+/// No compaction: -1.
+const NONE: u64 = u64::MAX;
+
+/// A stream, written by hand from the format's description: revision, the only compaction.
 fn raw(revisions: [u64; 2], members: &[u64], removed: &[u64], latest: &[RawBlock], older: &[RawBlock]) -> Vec<u8> {
+    let compactions: &[u64] = if matches!(revisions[1], 0 | NONE) { &[] } else { &[NONE, revisions[1]] };
+    raw_compacted(revisions, compactions, [members, removed], latest, older)
+}
+
+/// A stream with a list of compactions: the one before the first, then the ones that are kept.
+fn raw_compacted(
+    revisions: [u64; 2],
+    compactions: &[u64],
+    [members, removed]: [&[u64]; 2],
+    latest: &[RawBlock],
+    older: &[RawBlock],
+) -> Vec<u8> {
     let mut out = vec![1];
     for number in revisions.into_iter().chain([5, 1, members.len() as u64]) {
         put_u64(&mut out, number);
@@ -165,6 +189,12 @@ fn raw(revisions: [u64; 2], members: &[u64], removed: &[u64], latest: &[RawBlock
     }
     put_u64(&mut out, removed.len() as u64);
     removed.iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
+    put_u64(&mut out, compactions.len().saturating_sub(1) as u64);
+    for (at, revision) in compactions.iter().enumerate() {
+        put_u64(&mut out, *revision);
+        let hash = 7_000_u32.to_le_bytes();
+        out.extend_from_slice(if at == 0 { &[] } else { &hash });
+    }
     put_u64(&mut out, latest.len() as u64);
     put_u64(&mut out, older.len() as u64);
     for block in latest.iter().chain(older) {
@@ -173,7 +203,7 @@ fn raw(revisions: [u64; 2], members: &[u64], removed: &[u64], latest: &[RawBlock
             put_u64(&mut out, number);
         }
         put_bytes(&mut out, block.key);
-        put_bytes(&mut out, b"value");
+        put_bytes(&mut out, block.value);
     }
     out
 }
@@ -187,32 +217,84 @@ fn what_breaks_an_invariant_is_refused() {
     assert!(load([&raw([9, 2], &[1, 2], &[3, 4], &[BLOCK], &[])[..]]).is_ok());
     refused("revision 0", raw([0, 0], &[], &[], &[], &[]));
     refused("compacted beyond the revision", raw([9, 10], &[], &[], &[], &[]));
-    refused("a member twice", raw([9, 0], &[1, 1], &[], &[], &[]));
-    refused("members out of order", raw([9, 0], &[2, 1], &[], &[], &[]));
-    refused("removed twice", raw([9, 0], &[], &[3, 3], &[], &[]));
-    refused("removed out of order", raw([9, 0], &[], &[4, 3], &[], &[]));
-    refused("member and removed", raw([9, 0], &[3], &[3], &[], &[]));
-    refused("a block from the future", raw([2, 0], &[], &[], &[BLOCK], &[]));
-    refused("created after it was changed", raw([9, 0], &[], &[], &[RawBlock { create: 4, ..BLOCK }], &[]));
-    refused("version 0", raw([9, 0], &[], &[], &[RawBlock { version: 0, ..BLOCK }], &[]));
-    refused("a key twice", raw([9, 0], &[], &[], &[BLOCK, RawBlock { main: 4, ..BLOCK }], &[]));
-    refused("keys out of order", raw([9, 0], &[], &[], &[BLOCK, RawBlock { main: 4, key: b"a", ..BLOCK }], &[]));
-    refused("two changes at one revision", raw([9, 0], &[], &[], &[BLOCK, RawBlock { key: b"l", ..BLOCK }], &[]));
-    refused("older than nothing", raw([9, 0], &[], &[], &[BLOCK], &[RawBlock { key: b"j", ..BLOCK }]));
-    refused("older than itself", raw([9, 0], &[], &[], &[BLOCK], std::slice::from_ref(&BLOCK)));
-    refused("sub of 33 bits", raw([9, 0], &[], &[], &[RawBlock { sub: 1 << 32, ..BLOCK }], &[]));
-    let tombstone = RawBlock { tombstone: true, create: 0, version: 0, ..BLOCK };
-    refused("a tombstone with a value", raw([9, 0], &[], &[], &[tombstone], &[]));
-    refused("no room for a next revision", raw([i64::MAX as u64, 0], &[], &[], &[], &[]));
+    refused("compacted below none", raw([9, NONE - 1], &[], &[], &[], &[]));
+    refused("a member twice", raw([9, NONE], &[1, 1], &[], &[], &[]));
+    refused("members out of order", raw([9, NONE], &[2, 1], &[], &[], &[]));
+    refused("removed twice", raw([9, NONE], &[], &[3, 3], &[], &[]));
+    refused("removed out of order", raw([9, NONE], &[], &[4, 3], &[], &[]));
+    refused("member and removed", raw([9, NONE], &[3], &[3], &[], &[]));
+    refused("a block from the future", raw([2, NONE], &[], &[], &[BLOCK], &[]));
+    refused("created after it was changed", raw([9, NONE], &[], &[], &[RawBlock { create: 4, ..BLOCK }], &[]));
+    refused("version 0", raw([9, NONE], &[], &[], &[RawBlock { version: 0, ..BLOCK }], &[]));
+    refused("a key twice", raw([9, NONE], &[], &[], &[BLOCK, RawBlock { main: 4, ..BLOCK }], &[]));
+    refused("keys out of order", raw([9, NONE], &[], &[], &[BLOCK, RawBlock { main: 4, key: b"a", ..BLOCK }], &[]));
+    refused("two changes at one revision", raw([9, NONE], &[], &[], &[BLOCK, RawBlock { key: b"l", ..BLOCK }], &[]));
+    refused("older than nothing", raw([9, NONE], &[], &[], &[BLOCK], &[RawBlock { key: b"j", ..BLOCK }]));
+    refused("older than itself", raw([9, NONE], &[], &[], &[BLOCK], std::slice::from_ref(&BLOCK)));
+    refused("sub of 33 bits", raw([9, NONE], &[], &[], &[RawBlock { sub: 1 << 32, ..BLOCK }], &[]));
+    let tombstone = RawBlock { value: b"value", ..TOMBSTONE };
+    refused("a tombstone with a value", raw([9, NONE], &[], &[], &[tombstone], &[]));
+    refused("no room for a next revision", raw([i64::MAX as u64, NONE], &[], &[], &[], &[]));
     refused(
         "no room for a next version",
-        raw([9, 0], &[], &[], &[RawBlock { version: i64::MAX as u64, ..BLOCK }], &[]),
+        raw([9, NONE], &[], &[], &[RawBlock { version: i64::MAX as u64, ..BLOCK }], &[]),
     );
 }
 
 #[test]
+fn compactions_that_cannot_be_are_refused() {
+    let loads = |revisions, compactions: &[u64]| {
+        let bytes = raw_compacted(revisions, compactions, [&[], &[]], &[BLOCK], &[]);
+        let loaded = load([&bytes[..]]);
+        if let Ok(view) = &loaded {
+            assert_eq!(stream(view), bytes);
+        }
+        loaded.map(drop)
+    };
+    let invalid = Err(DecodeError::Invalid("snapshot compactions"));
+    assert_eq!(loads([9, 8], &[NONE, 8]), Ok(()));
+    assert_eq!(loads([9, 8], &[0, 8]), Ok(()));
+    assert_eq!(loads([9, 8], &[2, 3, 5, 8]), Ok(()));
+    assert_eq!(loads([9, 0], &[]), Ok(()));
+    assert_eq!(loads([9, 8], &[]), invalid, "none");
+    assert_eq!(loads([9, 8], &[NONE, 7]), invalid, "another one");
+    assert_eq!(loads([9, NONE], &[NONE, 7]), invalid, "one, of none");
+    assert_eq!(loads([9, 0], &[NONE, 0]), invalid, "one at 0");
+    assert_eq!(loads([9, 8], &[NONE, 7, 7, 8]), invalid, "one twice");
+    assert_eq!(loads([9, 8], &[8, 8]), invalid, "none before the first");
+    assert_eq!(loads([9, 8], &[NONE - 1, 8]), invalid, "before all");
+    let eleven: Vec<u64> = (0..12).collect();
+    let too_long = DecodeError::TooLong { what: "list of compactions", len: 11, max: 10 };
+    assert_eq!(loads([20, 11], &eleven), Err(too_long));
+    assert_eq!(loads([20, 11], &eleven[1..]), Ok(()));
+}
+
+/// A compaction at 5, and what it must have left out.
+#[test]
+fn what_a_compaction_hides_is_refused() {
+    let put = |main| RawBlock { create: 1, main, ..BLOCK };
+    let deleted = |main| RawBlock { main, ..TOMBSTONE };
+    let loads = |latest: RawBlock, older: &[RawBlock]| {
+        let bytes = raw([9, 5], &[], &[], &[latest], older);
+        load([&bytes[..]]).map(drop)
+    };
+    let hidden = Err(DecodeError::Invalid("revision that is compacted"));
+    assert_eq!(loads(put(4), &[]), Ok(()));
+    assert_eq!(loads(put(8), &[put(4), put(7)]), Ok(()));
+    assert_eq!(loads(put(8), &[deleted(5)]), Ok(()));
+    assert_eq!(loads(deleted(5), &[]), Ok(()));
+    assert_eq!(loads(deleted(6), &[put(5)]), Ok(()));
+    assert_eq!(loads(deleted(4), &[]), hidden);
+    assert_eq!(loads(put(5), &[put(4)]), hidden);
+    assert_eq!(loads(put(8), &[put(3), put(4)]), hidden);
+    assert_eq!(loads(put(8), &[put(4), put(5), put(7)]), hidden);
+    assert_eq!(loads(put(8), &[deleted(4)]), hidden);
+    assert_eq!(loads(put(8), &[deleted(4), put(7)]), hidden);
+}
+
+#[test]
 fn a_newer_format_is_refused_by_name() {
-    let mut bytes = raw([9, 0], &[], &[], &[], &[]);
+    let mut bytes = raw([9, NONE], &[], &[], &[], &[]);
     bytes[0] = 2;
     assert_eq!(load([&bytes[..]]).unwrap_err(), DecodeError::Version { what: "snapshot", found: 2 });
 }
@@ -220,7 +302,7 @@ fn a_newer_format_is_refused_by_name() {
 /// Claimed counts and lengths take no memory: together these streams claim 2^48 bytes of keys, more than a process can address.
 #[test]
 fn huge_claims_allocate_nothing() {
-    let mut claims_a_key = raw([9, 0], &[], &[], &[BLOCK], &[]);
+    let mut claims_a_key = raw([9, NONE], &[], &[], &[BLOCK], &[]);
     claims_a_key.truncate(claims_a_key.len() - b"\x01k\x05value".len());
     put_u64(&mut claims_a_key, 1 << 30);
     let loaders = std::iter::repeat_with(|| {
@@ -236,8 +318,8 @@ fn huge_claims_allocate_nothing() {
     put_u64(&mut too_long, u64::MAX);
     assert!(matches!(load([&too_long[..]]), Err(DecodeError::TooLong { what: "key", .. })));
 
-    // Revision, compacted, index, term; members, removed; blocks.
-    let claims_blocks = [&[1, 9, 0, 5, 1, 0, 0][..], &[0xff; 9], &[1], &[0xff; 9], &[1]].concat();
+    // Revision, compacted, index, term; members, removed, compactions; blocks.
+    let claims_blocks = [&[1, 9, 0, 5, 1, 0, 0, 0][..], &[0xff; 9], &[1], &[0xff; 9], &[1]].concat();
     assert_eq!(load([&claims_blocks[..]]).unwrap_err(), DecodeError::Truncated("snapshot"));
     for list in [&[1, 9, 0, 5, 1][..], &[1, 9, 0, 5, 1, 0]] {
         let claims_members = [list, &[0xff; 9], &[1]].concat();
@@ -245,22 +327,23 @@ fn huge_claims_allocate_nothing() {
     }
 }
 
-/// No command compacts, but a snapshot can say that history starts late.
 #[test]
-fn what_was_compacted_cannot_be_read() {
+fn what_was_compacted_before_the_snapshot_cannot_be_read() {
     let view = load([&raw([9, 3], &[], &[], &[BLOCK], &[])[..]]).unwrap();
     let gone = ReadError::Compacted { compact_revision: 3 };
     assert_eq!(ask(&view, &Query::all(2)), Err(gone));
     assert_eq!(view.hash_kv(2), Err(gone));
     assert_eq!(ask(&view, &Query::all(3)).unwrap().1, 1);
     assert_eq!(view.hash_kv(0).unwrap().compact_revision, 3);
+    let before = KvHash { hash: 7_000, compact_revision: -1, revision: 3 };
+    assert_eq!(view.hash_kv(3), Ok(before), "the stream brings it along");
     assert_eq!(view.hash_kv(10), Err(ReadError::Future { revision: 9 }));
 }
 
 /// No command attaches a lease, but a snapshot can bring a key that has one.
 #[test]
 fn a_put_keeps_the_lease_only_when_told() {
-    let view = load([&raw([9, 0], &[], &[], &[RawBlock { lease: 7, ..BLOCK }], &[])[..]]).unwrap();
+    let view = load([&raw([9, NONE], &[], &[], &[RawBlock { lease: 7, ..BLOCK }], &[])[..]]).unwrap();
     let mut store = Store::genesis(Members::default());
     store.install(view);
     let mut put_again = |ignore_value, ignore_lease| {
@@ -282,7 +365,7 @@ fn an_installed_view_waits_for_its_publication() {
     apply(&mut store, &[put(b"mine", b"")]);
     store.publish();
     let reader = store.reader();
-    store.install(load([&raw([9, 0], &[1], &[], &[BLOCK], &[])[..]]).unwrap());
+    store.install(load([&raw([9, NONE], &[1], &[], &[BLOCK], &[])[..]]).unwrap());
     assert!(reader.load().get(b"mine").is_some());
     store.publish();
     assert!(reader.load().get(b"mine").is_none() && reader.load().get(b"k").is_some());

@@ -1,0 +1,296 @@
+//! The command line, and what it asks for: workloads and rivals.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Clients at once: each is a task with one request in flight.
+const CLIENTS_MAX: u32 = 10_000;
+/// Below every usual limit of open files.
+const CONNECTIONS_MAX: u32 = 500;
+/// Keys stored before a run. They are written anew for each server and round.
+const KEYS_MAX: u32 = 1_000_000;
+/// etcd refuses requests above 1.5 MiB.
+const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// One round of one server.
+const SECS_MAX: u32 = 600;
+/// Rounds of each workload.
+const ROUNDS_MAX: u32 = 100;
+/// A pace that no client on this wire reaches.
+const RATE_MAX: u32 = 10_000_000;
+
+/// What to run. What is left out comes from the presets.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The binary of kv-server.
+    #[arg(long, overrides_with = "server")]
+    pub server: PathBuf,
+    /// Another server to compare with, as `etcd=PATH`. May be given several times.
+    #[arg(long, value_name = "etcd=PATH")]
+    pub rival: Vec<String>,
+    /// mixed, reads, writes, single, many or ranges; several with commas. Without it: mixed, reads, writes, single.
+    #[arg(long, value_delimiter = ',')]
+    pub preset: Vec<String>,
+    /// Clients, each with one request in flight.
+    #[arg(long)]
+    pub clients: Option<u32>,
+    /// Connections that the clients share.
+    #[arg(long)]
+    pub connections: Option<u32>,
+    /// Gets in 100 operations; the others are puts.
+    #[arg(long, value_name = "PCT")]
+    pub get: Option<u32>,
+    /// Keys, stored before the clock starts.
+    #[arg(long)]
+    pub keys: Option<u32>,
+    /// Bytes of a value.
+    #[arg(long, value_name = "BYTES")]
+    pub value: Option<usize>,
+    /// Operations a second, started on schedule whether or not earlier ones were answered. Without it, a client starts
+    /// its next operation when the last one is answered.
+    #[arg(long)]
+    pub rate: Option<u32>,
+    /// Seconds of each round, after a short warm-up.
+    #[arg(long, default_value_t = 3)]
+    pub secs: u32,
+    /// Rounds of each workload; the servers take turns.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: u32,
+    /// Where the report goes; the servers' data lie there while they run.
+    #[arg(long, value_name = "DIR", default_value = "target/bench", overrides_with = "out")]
+    pub out: PathBuf,
+}
+
+/// What the clients do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// The preset's name.
+    pub name: String,
+    /// Tasks, each with one request in flight.
+    pub clients: u32,
+    /// Connections that they share.
+    pub connections: u32,
+    /// Gets in 100 operations.
+    pub get_percent: u32,
+    /// Keys that a get asks for: 1, or that many in a row.
+    pub range_keys: u32,
+    /// Keys stored before the run.
+    pub keys: u32,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+    /// Operations a second, or as fast as answers come.
+    pub rate: Option<u32>,
+    /// Length of a round.
+    pub secs: u32,
+}
+
+/// The presets: name, clients, connections, gets in 100, keys a get asks for.
+const PRESETS: [(&str, u32, u32, u32, u32); 6] = [
+    ("mixed", 30, 30, 80, 1),
+    ("reads", 256, 8, 100, 1),
+    ("writes", 256, 8, 0, 1),
+    ("single", 1, 1, 0, 1),
+    ("many", 256, 8, 80, 1),
+    ("ranges", 32, 8, 100, 100),
+];
+/// Those that run unasked.
+const USUAL: [&str; 4] = ["mixed", "reads", "writes", "single"];
+const KEYS: u32 = 10_000;
+const VALUE_BYTES: usize = 256;
+
+impl Options {
+    /// The workloads asked for, in order.
+    ///
+    /// # Errors
+    /// An unknown preset, or a number that makes no sense, with a sentence.
+    pub fn workloads(&self) -> Result<Vec<Workload>> {
+        ensure!((1..=SECS_MAX).contains(&self.secs), "--secs is from 1 to {SECS_MAX}, not {}", self.secs);
+        ensure!((1..=ROUNDS_MAX).contains(&self.rounds), "--rounds is from 1 to {ROUNDS_MAX}, not {}", self.rounds);
+        let shaped = self.clients.is_some() || self.connections.is_some() || self.get.is_some() || self.rate.is_some();
+        let names: Vec<&str> = match &self.preset[..] {
+            [] if shaped => vec!["mixed"],
+            [] => USUAL.to_vec(),
+            given => given.iter().map(String::as_str).collect(),
+        };
+        let mut workloads: Vec<Workload> = Vec::new();
+        for name in names {
+            let workload = self.workload(name)?;
+            ensure!(!workloads.contains(&workload), "preset {name} is given twice");
+            workloads.push(workload);
+        }
+        Ok(workloads)
+    }
+
+    fn workload(&self, name: &str) -> Result<Workload> {
+        let Some((_, clients, connections, get, range_keys)) = PRESETS.into_iter().find(|preset| preset.0 == name)
+        else {
+            let known: Vec<&str> = PRESETS.iter().map(|preset| preset.0).collect();
+            bail!("unknown preset {name:?}: there are {}", known.join(", "));
+        };
+        let clients = self.clients.unwrap_or(clients);
+        let workload = Workload {
+            name: name.to_owned(),
+            clients,
+            // Fewer clients than the preset has need no idle connections.
+            connections: self.connections.unwrap_or(connections.min(clients)),
+            get_percent: self.get.unwrap_or(get),
+            range_keys,
+            keys: self.keys.unwrap_or(KEYS),
+            value_bytes: self.value.unwrap_or(VALUE_BYTES),
+            rate: self.rate,
+            secs: self.secs,
+        };
+        workload.check()?;
+        Ok(workload)
+    }
+
+    /// The rivals: path by path, in order.
+    ///
+    /// # Errors
+    /// A rival of an unknown kind, or one that is no file.
+    pub fn rivals(&self) -> Result<Vec<PathBuf>> {
+        self.rival.iter().map(|rival| rival_path(rival)).collect()
+    }
+}
+
+impl Workload {
+    fn check(&self) -> Result<()> {
+        let Self { clients, connections, get_percent, range_keys, keys, value_bytes, .. } = *self;
+        ensure!((1..=CLIENTS_MAX).contains(&clients), "--clients is from 1 to {CLIENTS_MAX}, not {clients}");
+        ensure!(
+            (1..=CONNECTIONS_MAX).contains(&connections),
+            "--connections is from 1 to {CONNECTIONS_MAX}, not {connections}"
+        );
+        ensure!(connections <= clients, "{connections} connections are more than {clients} client(s) can use");
+        ensure!(get_percent <= 100, "--get is a percentage, from 0 to 100, not {get_percent}");
+        ensure!(
+            (range_keys..=KEYS_MAX).contains(&keys),
+            "--keys is from {range_keys} to {KEYS_MAX} for {}, not {keys}",
+            self.name
+        );
+        ensure!(
+            (1..=VALUE_BYTES_MAX).contains(&value_bytes),
+            "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value_bytes}"
+        );
+        if let Some(rate) = self.rate {
+            ensure!((1..=RATE_MAX).contains(&rate), "--rate is from 1 to {RATE_MAX} operations a second, not {rate}");
+        }
+        Ok(())
+    }
+
+    /// One line for the report.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let Self { clients, connections, get_percent, range_keys, keys, value_bytes, .. } = self;
+        let gets = match (get_percent, range_keys) {
+            (0, _) => "puts".to_owned(),
+            (100, 1) => "gets".to_owned(),
+            (100, keys) => format!("ranges of {keys} keys"),
+            (percent, 1) => format!("{percent} % gets, {} % puts", 100 - percent),
+            (percent, keys) => format!("{percent} % ranges of {keys} keys, {} % puts", 100 - percent),
+        };
+        let pace = self.rate.map_or(String::new(), |rate| format!(", {rate} a second on schedule"));
+        format!(
+            "{gets}, {clients} client(s) on {connections} connection(s), {keys} keys, values of {value_bytes} B{pace}"
+        )
+    }
+}
+
+fn rival_path(rival: &str) -> Result<PathBuf> {
+    let (kind, path) = rival.split_once('=').unwrap_or((rival, ""));
+    ensure!(kind == "etcd", "unknown rival {kind:?}: give etcd=PATH");
+    ensure!(!path.is_empty(), "--rival etcd needs a path: etcd=PATH");
+    binary(Path::new(path))
+}
+
+/// The full path of a program, so that a later change of directory does not matter.
+///
+/// # Errors
+/// When there is no such file.
+pub(super) fn binary(path: &Path) -> Result<PathBuf> {
+    let full = path.canonicalize().with_context(|| format!("no program at {}", path.display()))?;
+    ensure!(full.is_file(), "{} is no program", path.display());
+    Ok(full)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(line: &str) -> Options {
+        Line::try_parse_from(["wire", "--server", "x"].into_iter().chain(line.split_whitespace())).unwrap().options
+    }
+
+    #[track_caller]
+    fn refused(line: &str, says: &str) {
+        let error = options(line).workloads().unwrap_err().to_string();
+        assert!(error.contains(says) && !error.contains('\n'), "{line}: {error}");
+    }
+
+    fn names(line: &str) -> Vec<String> {
+        options(line).workloads().unwrap().into_iter().map(|workload| workload.name).collect()
+    }
+
+    #[test]
+    fn unasked_the_usual_four_run() {
+        assert_eq!(names(""), USUAL);
+        assert_eq!(names("--secs 1 --rounds 2 --keys 5"), USUAL);
+        assert_eq!(names("--preset writes,ranges --preset many"), ["writes", "ranges", "many"]);
+        assert_eq!(names("--clients 4"), ["mixed"], "a shape is one workload");
+    }
+
+    #[test]
+    fn flags_win_over_the_preset() {
+        let line = "--preset reads --clients 12 --connections 3 --get 7 --keys 9 --value 11 --rate 50 --secs 2";
+        let expect = Workload {
+            name: "reads".into(),
+            clients: 12,
+            connections: 3,
+            get_percent: 7,
+            range_keys: 1,
+            keys: 9,
+            value_bytes: 11,
+            rate: Some(50),
+            secs: 2,
+        };
+        assert_eq!(options(line).workloads().unwrap(), [expect]);
+        let two = options("--preset writes --clients 2").workloads().unwrap();
+        assert_eq!((two[0].clients, two[0].connections), (2, 2), "no idle connections");
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        refused("--clients 0", "--clients is from 1");
+        refused("--clients 10001", "--clients is from 1");
+        refused("--connections 0", "--connections is from 1");
+        refused("--clients 2 --connections 3", "3 connections are more than 2");
+        refused("--get 101", "percentage");
+        refused("--keys 0", "--keys is from 1");
+        refused("--preset ranges --keys 99", "--keys is from 100");
+        refused("--value 0", "--value is from 1");
+        refused("--rate 0", "--rate is from 1");
+        refused("--secs 0", "--secs is from 1");
+        refused("--rounds 0", "--rounds is from 1");
+        refused("--preset quick", "unknown preset \"quick\"");
+        refused("--preset reads,reads", "given twice");
+    }
+
+    #[test]
+    fn rivals_are_known_and_there() {
+        let rivals = |line: &str| options(line).rivals().map_err(|error| error.to_string());
+        assert!(rivals("--rival consul=/bin/sh").unwrap_err().contains("unknown rival \"consul\""));
+        assert!(rivals("--rival etcd").unwrap_err().contains("needs a path"));
+        assert!(rivals("--rival etcd=/no/such/etcd").unwrap_err().contains("no program at /no/such/etcd"));
+        assert!(rivals("--rival etcd=/").unwrap_err().contains("is no program"));
+        assert_eq!(rivals("--rival etcd=/bin/sh").unwrap(), [Path::new("/bin/sh").canonicalize().unwrap()]);
+    }
+}

@@ -1,0 +1,93 @@
+//! What the kernel counts of a server's process, read from `/proc`.
+
+use std::fs::read_to_string;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Readings of one process at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counters {
+    /// Time on a CPU, in user space and in the kernel, of all its threads. Exact to a clock tick (10 ms on Linux).
+    pub(super) cpu: Duration,
+    /// The most memory it ever had resident.
+    pub(super) rss_bytes_peak: u64,
+    /// Bytes of the page cache that it made dirty. The kernel counts whole folios, which on ext4 can be hundreds of KiB for
+    /// one small write into an existing file: an upper bound of what reaches the device, and often a very loose one.
+    pub(super) dirtied_bytes: u64,
+}
+
+impl Counters {
+    /// Reads the counters of the process `pid`.
+    ///
+    /// # Errors
+    /// When the process is gone, or there is no `/proc` like Linux's.
+    pub(super) fn of(pid: u32) -> Result<Self> {
+        let read = |file: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            read_to_string(&path).with_context(|| format!("reading {path}"))
+        };
+        let ticks = cpu_ticks(&read("stat")?).with_context(|| format!("/proc/{pid}/stat has no times"))?;
+        let peak = field(&read("status")?, "VmHWM:").with_context(|| format!("/proc/{pid}/status has no VmHWM"))?;
+        let written = field(&read("io")?, "write_bytes:").with_context(|| format!("/proc/{pid}/io: no write_bytes"))?;
+        let ticks_per_second = rustix::param::clock_ticks_per_second();
+        Ok(Self {
+            cpu: Duration::from_micros(ticks * 1_000_000 / ticks_per_second),
+            rss_bytes_peak: peak * 1024,
+            dirtied_bytes: written,
+        })
+    }
+}
+
+/// utime + stime: fields 14 and 15. The name, field 2, may itself hold spaces and parentheses, so they are counted from its end.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// The number after `name` at the start of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+/// The model of the CPU, as the kernel names it.
+pub(super) fn cpu_model() -> String {
+    let text = read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.trim().to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_found_behind_any_name() {
+        let line = |name: &str| format!("7 ({name}) S 1 7 7 0 -1 4194560 10 0 0 0 250 31 9 8 20 0 4 0 99 1 2");
+        assert_eq!(cpu_ticks(&line("etcd")), Some(281));
+        assert_eq!(cpu_ticks(&line("a) b (c 1 2 3")), Some(281));
+        assert_eq!(cpu_ticks("7 (etcd) S 1 7"), None);
+        assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn fields_are_found_by_their_name() {
+        let text = "Name:\tkv\nVmHWM:\t    7460 kB\nVmRSS:\t 10 kB\n";
+        assert_eq!(field(text, "VmHWM:"), Some(7460));
+        assert_eq!(field("rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 3\n", "write_bytes:"), Some(4096));
+        assert_eq!(field(text, "VmSwap:"), None);
+        assert_eq!(field("VmHWM: many\n", "VmHWM:"), None);
+    }
+
+    #[test]
+    fn our_own_process_has_counters() {
+        let counters = Counters::of(std::process::id()).unwrap();
+        assert!(counters.rss_bytes_peak > 100 * 1024, "{counters:?}");
+        assert!(Counters::of(u32::MAX).unwrap_err().to_string().contains("/proc/4294967295"));
+    }
+}

@@ -1,0 +1,79 @@
+//! The changes of one command.
+
+use kv_codec::command::{DeleteRange, Put};
+
+use crate::{Block, KeyRange, Rejection, Revision, View};
+
+/// What one command changes in a view, as it does so.
+///
+/// * All changes have one main revision, the one after the view's; `sub` counts them from 0.
+/// * The first change raises the view's revision. So reads in between see the changes made so far.
+pub(crate) struct Changes<'v> {
+    view: &'v mut View,
+    /// Of the next change.
+    next: Revision,
+}
+
+impl<'v> Changes<'v> {
+    pub(crate) fn of(view: &'v mut View) -> Self {
+        let next = Revision { main: view.revision + 1, sub: 0 };
+        Self { view, next }
+    }
+
+    /// The view with the changes made so far.
+    pub(crate) fn view(&self) -> &View {
+        self.view
+    }
+
+    /// A put that stands alone. etcd looks for the lease before the key here; in a transaction, the other way round.
+    pub(crate) fn checked_put(&mut self, put: &Put<'_>) -> Result<Option<Block>, Rejection> {
+        check_lease(put)?;
+        check_existence(self.view, put)?;
+        Ok(self.put(put))
+    }
+
+    /// Puts a key whose preconditions hold. Returns what was there.
+    ///
+    /// To keep the value or the lease of a key that is not there (any more: an earlier change may have deleted it) is to put what
+    /// the command says.
+    pub(crate) fn put(&mut self, put: &Put<'_>) -> Option<Block> {
+        let previous = self.view.latest(put.key).cloned();
+        let live = previous.as_ref().filter(|block| !block.is_tombstone());
+        let (create, version) =
+            live.map_or((self.next.main, 1), |block| (block.create_revision(), block.version() + 1));
+        let lease = live.filter(|_| put.ignore_lease).map_or(put.lease, Block::lease);
+        let value = live.filter(|_| put.ignore_value).map_or(put.value, Block::value);
+        let block = Block::put(self.next, create, version, lease, put.key, value);
+        let prev = live.cloned();
+        self.insert(block, previous);
+        prev
+    }
+
+    /// Deletes a range. Returns what was there, in key order.
+    pub(crate) fn delete_range(&mut self, delete: &DeleteRange<'_>) -> Vec<Block> {
+        let range = KeyRange::new(delete.key, delete.range_end);
+        let prev: Vec<Block> = self.view.walk(&range, self.view.revision).cloned().collect();
+        for block in &prev {
+            let tombstone = Block::tombstone(self.next, block.key());
+            self.insert(tombstone, Some(block.clone()));
+        }
+        prev
+    }
+
+    fn insert(&mut self, block: Block, previous: Option<Block>) {
+        self.view.revision = self.next.main;
+        self.view.insert(block, previous);
+        self.next.sub = self.next.sub.checked_add(1).expect("a store holds far fewer than 2^32 keys");
+    }
+}
+
+/// Whether the lease that `put` attaches is there. None is: the store grants none.
+pub(crate) fn check_lease(put: &Put<'_>) -> Result<(), Rejection> {
+    if put.lease == 0 { Ok(()) } else { Err(Rejection::LeaseNotFound) }
+}
+
+/// Whether what `put` keeps is there.
+pub(crate) fn check_existence(view: &View, put: &Put<'_>) -> Result<(), Rejection> {
+    let needed = put.ignore_value || put.ignore_lease;
+    if needed && view.get(put.key).is_none() { Err(Rejection::KeyNotFound) } else { Ok(()) }
+}
