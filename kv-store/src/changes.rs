@@ -52,7 +52,7 @@ impl<'v> Changes<'v> {
     /// Deletes a range. Returns what was there, in key order.
     pub(crate) fn delete_range(&mut self, delete: &DeleteRange<'_>) -> Vec<Block> {
         let range = KeyRange::new(delete.key, delete.range_end);
-        let prev: Vec<Block> = self.view.walk(&range, self.view.revision).cloned().collect();
+        let prev: Vec<Block> = self.view.walk(&range, self.view.revision, None).cloned().collect();
         for block in &prev {
             let tombstone = Block::tombstone(self.next, block.key());
             self.insert(tombstone, Some(block.clone()));

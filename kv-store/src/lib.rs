@@ -27,10 +27,8 @@
 //! * What was purged shows nowhere: not in a read, a hash or a snapshot, only in [`ByteCounts::history`].
 //!
 //! # Caveats
-//! * A range passes over deleted keys whose history is kept. They go once a compaction above the deletion is purged: a store that
-//!   is compacted now and then reads at a speed that depends on the keys that live, and one that never is gets slower with every
-//!   key that it ever held.
-//! * A range counts all its keys, so that one with a limit takes time in proportion to all of them.
+//! * A range at an earlier revision passes over keys that lived at another time and whose history is kept.
+//! * A range that sorts or filters visits all its keys, whatever its limit.
 //!
 //! # Example
 //! ```
@@ -55,6 +53,7 @@
 mod block;
 mod changes;
 mod compaction;
+mod counts;
 mod error;
 mod hash;
 mod key_range;
@@ -65,6 +64,7 @@ mod snapshot;
 mod store;
 mod txn;
 mod view;
+mod walk;
 
 pub use block::Block;
 pub use error::{ApplyError, ReadError, Rejection};
@@ -77,3 +77,4 @@ pub use snapshot::{SNAPSHOT_VERSION, SnapshotChunks, SnapshotLoader};
 pub use store::{Applied, Outcome, Store, ViewReader};
 pub use txn::{OpOutcome, TxnOutcome};
 pub use view::{ByteCounts, View};
+pub use walk::Walk;

@@ -2,6 +2,9 @@
 
 use crate::{Block, KeyRange, ReadError, View};
 
+/// So many keys behind a limit are counted by walking on: that costs less than to look the count up.
+const COUNTED_KEYS: usize = 64;
+
 /// By what a range is sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SortTarget {
@@ -92,8 +95,10 @@ impl<'a> RangeQuery<'a> {
             && within(block.create_revision(), self.min_create_revision, self.max_create_revision)
     }
 
-    fn in_key_order(&self) -> bool {
-        self.target == SortTarget::Key && self.order != SortOrder::Descend
+    /// Whether the answer is a stretch of the keys in their own order.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.target == SortTarget::Key && self.order != SortOrder::Descend && !self.filters()
     }
 
     /// The limit as a length; `usize::MAX` for none.
@@ -116,7 +121,8 @@ pub struct Ranged<'v> {
 impl View {
     /// Reads a range: in key order, drop by revision, sort, cut at the limit.
     ///
-    /// Visits the keys of the range; the ones before it cost a logarithm.
+    /// In key order and without filters it visits as many keys as it returns, and counts the others by [`View::count`]; otherwise it
+    /// visits all keys of the range. The ones before it cost a logarithm.
     ///
     /// # Errors
     /// [`ReadError`] for a revision that is gone or not yet there.
@@ -128,14 +134,16 @@ impl View {
         {
             return Ok(single(self.get(key), query.count_only));
         }
-        let mut found = self.walk(&query.range, revision);
         if query.count_only {
-            return Ok(Ranged { kvs: Vec::new(), count: found.count() as u64, more: false });
+            return Ok(Ranged { kvs: Vec::new(), count: self.count(&query.range, revision), more: false });
         }
-        if query.in_key_order() && !query.filters() {
+        let mut found = self.walk(&query.range, revision, None);
+        if query.is_plain() {
             let kvs: Vec<_> = found.by_ref().take(query.limit()).collect();
-            let left = found.count();
-            return Ok(Ranged { count: (kvs.len() + left) as u64, more: left > 0, kvs });
+            let next = found.by_ref().take(COUNTED_KEYS).count();
+            let taken = kvs.len() + next;
+            let count = if next < COUNTED_KEYS { taken as u64 } else { self.count(&query.range, revision) };
+            return Ok(Ranged { count, more: next > 0, kvs });
         }
         let mut count = 0;
         let mut kvs: Vec<_> = found.inspect(|_| count += 1).filter(|block| query.keeps(block)).collect();

@@ -14,6 +14,7 @@
 //!
 //! The stream is cut into chunks at any byte; checksums are the business of whoever stores or sends them.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use im::{OrdMap, OrdSet};
@@ -23,7 +24,9 @@ use kv_codec::member::Member;
 use kv_codec::varint::{Reader, put_bytes, put_u64};
 
 use crate::compaction::{COMPACTIONS_KEPT, Compaction, Purge};
+use crate::counts::Counts;
 use crate::view::{Latest, Superseded};
+use crate::walk::Merged;
 use crate::{Block, ByteCounts, Members, Revision, View};
 
 /// The stream format that this build writes.
@@ -41,16 +44,16 @@ impl View {
     pub fn chunks(&self) -> SnapshotChunks<'_> {
         let is_purged = self.is_purged();
         let shows = move |block: &&Block| is_purged || !self.hides(block);
-        let latest = self.keys.iter().map(|latest| &latest.0).filter(shows);
-        let superseded = self.superseded.iter().map(|superseded| &superseded.0).filter(shows);
+        let latest = || Merged::new(self, (Bound::Unbounded, Bound::Unbounded)).filter(shows);
+        let superseded = || self.superseded.iter().map(|superseded| &superseded.0).filter(shows);
         let counts = if is_purged {
-            (self.keys.len(), self.superseded.len())
+            (self.live.len() + self.dead.len(), self.superseded.len())
         } else {
-            (latest.clone().count(), superseded.clone().count())
+            (latest().count(), superseded().count())
         };
         let mut buffer = Vec::with_capacity(CHUNK_BYTES + 1024);
         put_header(&mut buffer, self, counts);
-        SnapshotChunks { blocks: Box::new(latest.chain(superseded)), buffer }
+        SnapshotChunks { blocks: Box::new(latest().chain(superseded())), buffer }
     }
 }
 
@@ -128,6 +131,8 @@ struct Loading {
     view: View,
     latest_left: u64,
     superseded_left: u64,
+    /// The last key that came.
+    last: Option<Block>,
     history: Vec<(Revision, Block)>,
 }
 
@@ -165,6 +170,7 @@ impl SnapshotLoader {
         if !loading.history.is_sorted_by(|(a, _), (b, _)| a < b) {
             return Err(DecodeError::Invalid("two changes at one revision"));
         }
+        loading.view.counts = Counts::of(&loading.view.live);
         loading.view.history = loading.history.into_iter().collect::<OrdMap<_, _>>();
         Ok(loading.view)
     }
@@ -192,15 +198,16 @@ impl Loading {
         if block.is_tombstone() && block.mod_revision() < self.view.compact_revision {
             return Err(HIDDEN);
         }
-        let latest = Latest(block.clone());
-        if self.view.keys.get_max().is_some_and(|last| *last >= latest) {
+        if self.last.as_ref().is_some_and(|last| last.key() >= block.key()) {
             return Err(DecodeError::Invalid("order of snapshot keys"));
         }
-        self.view.keys.insert(latest);
+        self.last = Some(block.clone());
         self.latest_left -= 1;
-        if !block.is_tombstone() {
-            self.view.live += 1;
+        if block.is_tombstone() {
+            self.view.dead.insert(Latest(block.clone()));
+        } else {
             self.view.bytes.live += block.bytes();
+            self.view.live.insert(Latest(block.clone()));
         }
         self.add_history(block);
         Ok(())
@@ -265,20 +272,21 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
     let latest_left = reader.u64("number of keys")?;
     let superseded_left = reader.u64("number of revisions")?;
     let view = View {
-        keys: OrdSet::new(),
+        live: OrdSet::new(),
+        dead: OrdSet::new(),
         superseded: OrdSet::new(),
         history: OrdMap::new(),
         revision,
         compact_revision,
         compactions: Arc::new(compactions),
         purge: Purge::done(compact_revision),
-        live: 0,
+        counts: Counts::default(),
         bytes: ByteCounts::default(),
         members: Members::new(members, removed),
         applied_index,
         applied_term,
     };
-    Ok(Loading { view, latest_left, superseded_left, history: Vec::new() })
+    Ok(Loading { view, latest_left, superseded_left, last: None, history: Vec::new() })
 }
 
 fn compactions(reader: &mut Reader<'_>) -> Result<Vec<Compaction>, DecodeError> {

@@ -158,7 +158,7 @@ fn run<'a>(
 /// Whether every key of the range compares as asked. With no key there, all numbers count as 0, and no value compares.
 fn holds(view: &View, compare: &Compare<'_>) -> bool {
     let range = KeyRange::new(compare.key, compare.range_end);
-    let mut found = view.walk(&range, view.revision()).peekable();
+    let mut found = view.walk(&range, view.revision(), None).peekable();
     if found.peek().is_none() {
         return match compare.target {
             CompareTarget::Value(_) => false,

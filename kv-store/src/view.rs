@@ -2,13 +2,19 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use equivalent::{Comparable, Equivalent};
 use im::{OrdMap, OrdSet};
 
 use crate::compaction::{Compaction, Purge};
+use crate::counts::Counts;
+use crate::walk::Walk;
 use crate::{Block, KeyRange, Members, ReadError, Revision};
+
+/// How many changes a count at an earlier revision looks at before it would rather walk a small range.
+const COUNTED_CHANGES_MIN: u64 = 1024;
 
 /// The latest revision of a key, ordered by key. The key lives in the block only.
 #[derive(Debug, Clone)]
@@ -96,12 +102,14 @@ pub struct ByteCounts {
 
 /// The state of the store after some entry of the log. It never changes; cloning copies a few pointers.
 ///
-/// * `keys` holds the latest revision of each key, tombstones included; `superseded` every older one; `history` all of both.
-/// * `live` is the number of entries of `keys` that are not tombstones.
+/// * `live` holds the latest revision of each key that lives, `dead` the deletion of each that does not, `superseded` every older
+///   revision, `history` all of them.
+/// * `counts` are those of `live`.
 /// * `compactions` holds the last ten at revisions above 0, the last of them at `compact_revision`.
 #[derive(Debug, Clone)]
 pub struct View {
-    pub(crate) keys: OrdSet<Latest>,
+    pub(crate) live: OrdSet<Latest>,
+    pub(crate) dead: OrdSet<Latest>,
     pub(crate) superseded: OrdSet<Superseded>,
     pub(crate) history: OrdMap<Revision, Block>,
     pub(crate) revision: i64,
@@ -109,7 +117,7 @@ pub struct View {
     pub(crate) compact_revision: i64,
     pub(crate) compactions: Arc<Vec<Compaction>>,
     pub(crate) purge: Purge,
-    pub(crate) live: u64,
+    pub(crate) counts: Counts,
     pub(crate) bytes: ByteCounts,
     pub(crate) members: Members,
     pub(crate) applied_index: u64,
@@ -120,14 +128,15 @@ impl View {
     /// The state that a cluster is born with: revision 1, no keys, as of entry 1 of term 1.
     pub(crate) fn genesis(members: Members) -> Self {
         Self {
-            keys: OrdSet::new(),
+            live: OrdSet::new(),
+            dead: OrdSet::new(),
             superseded: OrdSet::new(),
             history: OrdMap::new(),
             revision: 1,
             compact_revision: -1,
             compactions: Arc::default(),
             purge: Purge::done(-1),
-            live: 0,
+            counts: Counts::default(),
             bytes: ByteCounts::default(),
             members,
             applied_index: 1,
@@ -150,7 +159,7 @@ impl View {
     /// How many keys are live.
     #[must_use]
     pub fn live_keys(&self) -> u64 {
-        self.live
+        self.live.len() as u64
     }
 
     /// What the store's data take.
@@ -180,22 +189,56 @@ impl View {
     /// The latest revision of `key`, if it is live.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&Block> {
-        self.latest(key).filter(|block| !block.is_tombstone())
+        self.live.get(key).map(|latest| &latest.0)
     }
 
+    /// The latest revision of `key`, its deletion included.
     pub(crate) fn latest(&self, key: &[u8]) -> Option<&Block> {
-        self.keys.get(key).map(|latest| &latest.0)
+        self.get(key).or_else(|| self.dead.get(key).map(|latest| &latest.0))
     }
 
-    /// The live keys of `range` at `revision`, in key order.
-    pub(crate) fn walk<'a>(&'a self, range: &KeyRange<'_>, revision: i64) -> impl Iterator<Item = &'a Block> + use<'a> {
-        let bounds = range.bounds();
-        let entries = bounds.map(|bounds| self.keys.range::<_, [u8]>(bounds));
-        entries.into_iter().flatten().filter_map(move |latest| self.at(&latest.0, revision))
+    /// The live keys of `range` at `revision`, in key order, from the first one above `after` on. A walk that was stopped goes on
+    /// where it was when it is given the last key that it had.
+    ///
+    /// At the current revision it visits the keys it yields; at an earlier one also those that lived at another time. `revision` has
+    /// to be one that [`View::readable`] allows.
+    #[must_use]
+    pub fn walk<'v>(&'v self, range: &KeyRange<'_>, revision: i64, after: Option<&[u8]>) -> Walk<'v> {
+        Walk::new(self, range, revision, after)
+    }
+
+    /// How many keys of `range` lived at `revision`, one that [`View::readable`] allows.
+    ///
+    /// Takes the time of a short walk, whatever the range: at most 2,048 keys. At an earlier revision, also time in proportion to the
+    /// changes since, or to the keys of the range if those are fewer.
+    #[must_use]
+    pub fn count(&self, range: &KeyRange<'_>, revision: i64) -> u64 {
+        let now = self.counts.count(&self.live, range);
+        if revision >= self.revision {
+            return now;
+        }
+        let Some(bounds) = range.bounds() else {
+            return 0;
+        };
+        let within = |key: &[u8]| RangeBounds::<[u8]>::contains(&bounds, key);
+        let (mut born, mut died) = (0, 0);
+        let mut left = now.max(COUNTED_CHANGES_MIN);
+        for (_, change) in self.history.range(Revision { main: revision + 1, sub: 0 }..) {
+            if left == 0 {
+                return self.walk(range, revision, None).count() as u64;
+            }
+            left -= 1;
+            if change.is_tombstone() && within(change.key()) {
+                died += 1;
+            } else if change.version() == 1 && within(change.key()) {
+                born += 1;
+            }
+        }
+        now + died - born
     }
 
     /// What the key of `latest` was at `revision`, if it was live.
-    fn at<'a>(&'a self, latest: &'a Block, revision: i64) -> Option<&'a Block> {
+    pub(crate) fn at<'a>(&'a self, latest: &'a Block, revision: i64) -> Option<&'a Block> {
         self.newest(latest, revision).filter(|block| !block.is_tombstone())
     }
 
@@ -244,18 +287,27 @@ impl View {
     /// Makes `block` the latest revision of its key; `previous` is what [`View::latest`] said of it.
     pub(crate) fn insert(&mut self, block: Block, previous: Option<Block>) {
         self.bytes.history += block.bytes();
-        if !block.is_tombstone() {
-            self.live += 1;
-            self.bytes.live += block.bytes();
-        }
         self.history.insert(block.revision(), block.clone());
-        self.keys.insert(Latest(block));
+        let lived = previous.as_ref().is_some_and(|previous| !previous.is_tombstone());
         if let Some(previous) = previous {
-            if !previous.is_tombstone() {
-                self.live -= 1;
+            if lived {
                 self.bytes.live -= previous.bytes();
+            } else {
+                self.dead.remove(block.key());
             }
             self.superseded.insert(Superseded(previous));
+        }
+        if block.is_tombstone() {
+            debug_assert!(lived, "only a key that lives is deleted");
+            self.live.remove(block.key());
+            self.counts.removed(block.key());
+            self.dead.insert(Latest(block));
+        } else {
+            self.bytes.live += block.bytes();
+            self.live.insert(Latest(block.clone()));
+            if !lived {
+                self.counts.added(&self.live, block.key());
+            }
         }
     }
 
@@ -263,11 +315,11 @@ impl View {
     pub(crate) fn remove(&mut self, block: &Block) {
         self.history.remove(&block.revision());
         self.bytes.history -= block.bytes();
-        if self.latest(block.key()).is_some_and(|latest| latest.revision() == block.revision()) {
-            debug_assert!(block.is_tombstone(), "the latest put of a key is live");
-            self.keys.remove(block.key());
+        if self.dead.get(block.key()).is_some_and(|latest| latest.0.revision() == block.revision()) {
+            self.dead.remove(block.key());
         } else {
-            self.superseded.remove(&AtOrBelow(block.key(), block.revision()));
+            let dropped = self.superseded.remove(&AtOrBelow(block.key(), block.revision()));
+            debug_assert!(dropped.is_some(), "the latest put of a key is live");
         }
     }
 }

@@ -6,6 +6,7 @@ mod against_model;
 mod compaction;
 mod errors;
 mod etcd_hash;
+mod large;
 mod model;
 mod readers;
 mod script;
