@@ -12,14 +12,14 @@ use crate::proto::etcdserverpb::{
     RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
 
-const SERVICE: &str = "etcdserverpb.KV";
+pub(super) const SERVICE: &str = "etcdserverpb.KV";
 
 #[tonic::async_trait]
 impl Kv for Api {
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
-    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        self.unary(SERVICE, "Range", self.core.range(request.get_ref())).await
+    async fn range(&self, _: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        unreachable!("`Ranges` answers it before tonic sees it")
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {

@@ -5,6 +5,7 @@ mod health;
 mod kv;
 mod maintenance;
 mod oversize;
+mod range;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tonic::service::Routes;
 use tonic::{Response, Status};
 
 use oversize::Oversize;
+use range::Ranges;
 
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -71,9 +73,10 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &watch::Receiver<()>) -> axum::Rout
     let maintenance =
         MaintenanceServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
     let cluster = ClusterServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
+    let ranges = Ranges { api: api.clone(), receive_bytes_max: receive, others: Oversize::new(kv) };
     let mut routes = Routes::builder();
     routes
-        .add_service(Oversize::new(kv))
+        .add_service(ranges)
         .add_service(Oversize::new(maintenance))
         .add_service(Oversize::new(cluster))
         .add_service(HealthServer::new(api));
@@ -89,9 +92,19 @@ impl Api {
         method: &'static str,
         call: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<Response<T>, Status> {
+        self.counted(service, method, async { call.await.map(Response::new).map_err(Status::from) }).await
+    }
+
+    /// Counts a unary call, begun and ended.
+    async fn counted<T>(
+        &self,
+        service: &'static str,
+        method: &'static str,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
         let counters = self.counters.get(method).expect("every method is in METHODS");
         counters.started.inc();
-        let outcome = call.await.map_err(Status::from);
+        let outcome = call.await;
         match &outcome {
             Ok(_) => counters.ok.inc(),
             Err(status) => {
@@ -99,7 +112,7 @@ impl Api {
                 self.core.metrics.grpc_handled.with_label_values(&labels).inc();
             }
         }
-        outcome.map(Response::new)
+        outcome
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! tonic answers it with `OutOfRange`, which etcd's clients take for a compacted revision.
 
+use std::fmt::Display;
 use std::task::{Context, Poll};
 
 use http::Request;
@@ -55,5 +56,10 @@ fn reworded(status: &Status) -> Option<Status> {
     }
     let rest = status.message().strip_prefix("Error, decoded message length too large: found ")?;
     let (found, limit) = rest.strip_suffix(" bytes")?.split_once(" bytes, the limit is: ")?;
-    Some(Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})")))
+    Some(too_large(found, limit))
+}
+
+/// What etcd's library answers to a message of `found` bytes where `limit` are allowed.
+pub(super) fn too_large(found: impl Display, limit: impl Display) -> Status {
+    Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"))
 }

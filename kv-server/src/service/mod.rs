@@ -1,13 +1,17 @@
 //! The logic of the API: a request in, a response or an [`ApiError`] out. No transport here.
 
 mod cluster;
+mod encode;
 mod kv;
 mod maintenance;
+mod range;
 mod txn;
 mod txn_check;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use range::EncodedRange;
 
 use bytes::Bytes;
 use kv_codec::command::{Body, CommandHeader};

@@ -18,3 +18,4 @@ mod harness;
 mod http;
 mod kv;
 mod places;
+mod range;

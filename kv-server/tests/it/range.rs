@@ -1,0 +1,89 @@
+//! Range: answers of every length, encoded whole or on the way, say what single gets say.
+
+use bytes::Bytes;
+use kv_server::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use kv_server::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
+use kv_server::proto::mvccpb::KeyValue;
+use tonic::Code;
+
+use crate::harness::{Clients, Served, check_refused, get, prefix};
+
+/// More than three steps of an answer have.
+const KEYS: usize = 3_500;
+
+fn key(number: usize) -> Bytes {
+    format!("key-{number:05}").into()
+}
+
+/// Most are short; some are longer than a step of an answer is.
+fn value(number: usize) -> Bytes {
+    let len = if number.is_multiple_of(500) { 300_000 } else { number % 64 };
+    vec![u8::try_from(number % 251).unwrap(); len].into()
+}
+
+async fn put(clients: &mut Clients, number: usize, value: Bytes) {
+    let put = PutRequest { key: key(number), value, ..Default::default() };
+    clients.kv.put(put).await.unwrap();
+}
+
+fn stripped(kvs: &[KeyValue]) -> Vec<KeyValue> {
+    kvs.iter().map(|kv| KeyValue { value: Bytes::new(), ..kv.clone() }).collect()
+}
+
+#[track_caller]
+fn check(found: &RangeResponse, wanted: &[KeyValue], count: usize) {
+    assert_eq!((found.kvs.len(), found.count), (wanted.len(), i64::try_from(count).unwrap()));
+    assert_eq!(found.more, wanted.len() < count && !wanted.is_empty());
+    let differ = found.kvs.iter().zip(wanted).find(|(found, wanted)| found != wanted);
+    assert!(differ.is_none(), "{differ:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_every_length_say_what_single_gets_say() {
+    let served = Served::start(&[]).await;
+    let mut clients = Clients::connect(served.address).await;
+    for number in 0..KEYS {
+        put(&mut clients, number, value(number)).await;
+    }
+    let first_revision = clients.range(get("key-00000")).await.header.unwrap().revision;
+    for number in (0..KEYS).step_by(7) {
+        put(&mut clients, number, "changed".into()).await;
+    }
+    let mut all = Vec::new();
+    for number in 0..KEYS {
+        let found = clients.range(RangeRequest { key: key(number), ..Default::default() }).await;
+        all.extend(found.kvs);
+    }
+    assert_eq!(all.len(), KEYS);
+
+    let everything = prefix("key-");
+    for limit in [0, 1, 1_023, 1_024, 1_025, 2_048, 3_499, 3_500, 3_501, i64::MAX] {
+        let shown = usize::try_from(limit).ok().filter(|limit| (1..KEYS).contains(limit)).unwrap_or(KEYS);
+        let found = clients.range(RangeRequest { limit, ..everything.clone() }).await;
+        check(&found, &all[..shown], KEYS);
+        let found = clients.range(RangeRequest { limit, keys_only: true, ..everything.clone() }).await;
+        check(&found, &stripped(&all[..shown]), KEYS);
+    }
+    check(&clients.range(RangeRequest { count_only: true, ..everything.clone() }).await, &[], KEYS);
+
+    let sorted = |order: SortOrder, target: SortTarget| RangeRequest {
+        sort_order: order.into(),
+        sort_target: target.into(),
+        ..everything.clone()
+    };
+    let backwards: Vec<_> = all.iter().rev().cloned().collect();
+    check(&clients.range(sorted(SortOrder::Descend, SortTarget::Key)).await, &backwards, KEYS);
+    let limited = RangeRequest { limit: 2_000, ..sorted(SortOrder::Descend, SortTarget::Key) };
+    check(&clients.range(limited).await, &backwards[..2_000], KEYS);
+    let mut by_change = all.clone();
+    by_change.sort_by_key(|kv| kv.mod_revision);
+    check(&clients.range(sorted(SortOrder::Ascend, SortTarget::Mod)).await, &by_change, KEYS);
+
+    let before = clients.range(RangeRequest { revision: first_revision, ..everything.clone() }).await;
+    assert_eq!((before.count, before.kvs.len()), (i64::try_from(KEYS).unwrap(), KEYS));
+    assert!(before.kvs.iter().enumerate().all(|(number, kv)| kv.value == value(number) && kv.version == 1));
+    let future = clients.kv.range(RangeRequest { revision: i64::MAX, ..everything }).await;
+    check_refused(future, Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision");
+    drop(clients);
+    served.stop().await;
+}
