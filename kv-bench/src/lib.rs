@@ -3,6 +3,7 @@
 //! # What it is
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
+//! * [`million`]: one store of a million keys, from the first put to a restart: memory, pages, lists, stalls.
 //! * [`wire`]: runs a real server, a control and rivals under the same clients, and compares what they cost.
 //!
 //! # What it is not
@@ -20,4 +21,7 @@
 //! * No process outlives its tool.
 
 pub mod crash;
+pub mod million;
+mod process;
+mod target;
 pub mod wire;

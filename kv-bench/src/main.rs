@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use kv_bench::{crash, wire};
+use kv_bench::{crash, million, wire};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
@@ -20,6 +20,8 @@ enum Tool {
     Crash(crash::Options),
     /// Runs a server, a control and rivals under the same clients, and compares them.
     Wire(wire::Options),
+    /// Runs one large store from its first put to a restart: memory, pages, lists, stalls.
+    Million(million::Options),
     /// The control of `wire`: a map behind tonic, with no log and no disk.
     Control(wire::ControlOptions),
 }
@@ -83,6 +85,11 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
                 println!("To compare with etcd: cargo xtask bench --rival etcd=/path/to/etcd");
             }
             println!("Report: {}, every round: {}", report.markdown_path.display(), report.json_path.display());
+        }
+        Tool::Million(options) => {
+            let report = million::run(&options).await?;
+            println!("\n{}", report.markdown);
+            println!("Report: {}, figures: {}", report.markdown_path.display(), report.json_path.display());
         }
         Tool::Control(options) => wire::control(options).await?,
     }

@@ -33,11 +33,15 @@ enum Task {
     Sim(Passed),
     /// Kills kv-server under load, again and again, and checks what it kept. Both are built for release.
     Crash(Passed),
-    /// Measures kv-server on the wire beside a control and rivals: `bench [wire] [--rival etcd=PATH] ...`. Bare, about 90 s.
+    /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
+    /// `bench million ...` with a large store.
     Bench(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
     Clients,
 }
+
+/// The measuring tools of kv-bench.
+const BENCHES: [&str; 2] = ["wire", "million"];
 
 #[derive(clap::Args)]
 struct Passed {
@@ -70,11 +74,12 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),
         Task::Bench(passed) => {
-            let mut command = kv_bench(&workspace, "wire")?;
+            // Without a tool's name it is the wire.
+            let named = passed.arguments.first().filter(|first| BENCHES.contains(&first.as_str()));
+            let mut command = kv_bench(&workspace, named.map_or(BENCHES[0], String::as_str))?;
             // First, so that an `--out` of the caller's wins.
             command.arg("--out").arg(workspace.target_directory.join("bench"));
-            let wire = passed.arguments.first().is_some_and(|first| first == "wire");
-            step(command.args(passed.arguments.iter().skip(usize::from(wire))))
+            step(command.args(passed.arguments.iter().skip(usize::from(named.is_some()))))
         }
     }
 }

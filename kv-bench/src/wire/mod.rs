@@ -19,10 +19,8 @@
 mod control;
 mod load;
 mod options;
-mod process;
 mod report;
 mod stats;
-mod target;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +32,9 @@ use load::Load;
 pub use options::{Options, Workload};
 use report::{Results, Server};
 use stats::Sample;
-use target::{Kind, Target};
+
+use crate::process;
+use crate::target::{self, Kind, Target};
 
 /// Untimed load before each round: connections, caches and the server's threads settle.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -104,7 +104,7 @@ async fn one_round(target: &Target, workload: &Workload, out: &Path, seed: u64) 
     // Beside the report and not in /tmp, which may be memory, where a sync costs nothing. Dropped after the server.
     let directory = tempfile::Builder::new().prefix("wire-").tempdir_in(out);
     let directory = directory.with_context(|| format!("making a directory in {}", out.display()))?;
-    let server = target.start(directory.path()).await?;
+    let server = target.start(directory.path(), &[]).await?;
     let load = Load::new(workload, server.connect(workload.connections).await?, seed);
     load.fill().await?;
     load.run(WARM_UP).await?;

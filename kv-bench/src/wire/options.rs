@@ -1,8 +1,10 @@
 //! The command line, and what it asks for: workloads and rivals.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+
+use crate::target::rivals;
 
 /// Clients at once: each is a task with one request in flight.
 const CLIENTS_MAX: u32 = 10_000;
@@ -149,7 +151,7 @@ impl Options {
     /// # Errors
     /// A rival of an unknown kind, or one that is no file.
     pub fn rivals(&self) -> Result<Vec<PathBuf>> {
-        self.rival.iter().map(|rival| rival_path(rival)).collect()
+        rivals(&self.rival)
     }
 }
 
@@ -196,26 +198,11 @@ impl Workload {
     }
 }
 
-fn rival_path(rival: &str) -> Result<PathBuf> {
-    let (kind, path) = rival.split_once('=').unwrap_or((rival, ""));
-    ensure!(kind == "etcd", "unknown rival {kind:?}: give etcd=PATH");
-    ensure!(!path.is_empty(), "--rival etcd needs a path: etcd=PATH");
-    binary(Path::new(path))
-}
-
-/// The full path of a program, so that a later change of directory does not matter.
-///
-/// # Errors
-/// When there is no such file.
-pub(super) fn binary(path: &Path) -> Result<PathBuf> {
-    let full = path.canonicalize().with_context(|| format!("no program at {}", path.display()))?;
-    ensure!(full.is_file(), "{} is no program", path.display());
-    Ok(full)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser;
 
     use super::*;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::load::Outcome;
-use super::process::Counters;
+use crate::process::Counters;
 
 /// What one round of one server measured.
 #[derive(Debug, Clone, PartialEq)]

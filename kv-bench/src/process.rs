@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 
 /// Readings of one process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     /// Time on a CPU, in user space and in the kernel, of all its threads. Exact to a clock tick (10 ms on Linux).
-    pub(super) cpu: Duration,
+    pub(crate) cpu: Duration,
     /// The most memory it ever had resident.
-    pub(super) rss_bytes_peak: u64,
+    pub(crate) rss_bytes_peak: u64,
     /// Bytes of the page cache that it made dirty. The kernel counts whole folios, which on ext4 can be hundreds of KiB for
     /// one small write into an existing file: an upper bound of what reaches the device, and often a very loose one.
-    pub(super) dirtied_bytes: u64,
+    pub(crate) dirtied_bytes: u64,
 }
 
 impl Counters {
@@ -22,7 +22,7 @@ impl Counters {
     ///
     /// # Errors
     /// When the process is gone, or there is no `/proc` like Linux's.
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let read = |file: &str| {
             let path = format!("/proc/{pid}/{file}");
             read_to_string(&path).with_context(|| format!("reading {path}"))
@@ -37,6 +37,29 @@ impl Counters {
             dirtied_bytes: written,
         })
     }
+}
+
+/// The memory that the process `pid` has resident now, in bytes.
+pub(crate) fn rss_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    Ok(field(&status, "VmRSS:").with_context(|| format!("{path} has no VmRSS"))? * 1024)
+}
+
+/// Lets the peak of resident memory of the process `pid` begin anew.
+pub(crate) fn reset_peak(pid: u32) -> Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    std::fs::write(&path, "5").with_context(|| format!("writing {path}"))
+}
+
+/// Bytes that the device under the directory `path` was told to write up to now, by anybody.
+pub(crate) fn device_bytes_written(path: &std::path::Path) -> Result<u64> {
+    let device = rustix::fs::stat(path).with_context(|| format!("asking for the device of {}", path.display()))?.st_dev;
+    let stat = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
+    let text = read_to_string(&stat).with_context(|| format!("reading {stat}: {} is on no disk", path.display()))?;
+    // The seventh field counts sectors of 512 bytes, whatever the device's own are.
+    let sectors = text.split_whitespace().nth(6).and_then(|field| field.parse::<u64>().ok());
+    Ok(sectors.with_context(|| format!("{stat} has no seventh field"))? * 512)
 }
 
 /// utime + stime: fields 14 and 15. The name, field 2, may itself hold spaces and parentheses, so they are counted from its end.
@@ -55,7 +78,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 /// The model of the CPU, as the kernel names it.
-pub(super) fn cpu_model() -> String {
+pub(crate) fn cpu_model() -> String {
     let text = read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.trim().to_owned())

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use kv_server::proto::etcdserverpb::RangeRequest;
 use kv_server::proto::etcdserverpb::kv_client::KvClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::options;
-use super::process::Counters;
+use crate::process::Counters;
 
 /// How long an empty server may take to answer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -29,30 +30,39 @@ const ETCD_YEARS: [(&str, u16); 4] = [("3.3.", 2018), ("3.4.", 2019), ("3.5.", 2
 
 /// What a server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Ours.
     Kv,
     Etcd,
-    /// A map behind tonic: [`super::control()`].
+    /// A map behind tonic: [`crate::wire::control()`].
     Control,
 }
 
 /// A server that can be started.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
-    pub(super) kind: Kind,
+pub(crate) struct Target {
+    pub(crate) kind: Kind,
     /// Its name in tables.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// A sentence about it for the report.
-    pub(super) about: String,
+    pub(crate) about: String,
     binary: PathBuf,
 }
 
 /// A server that runs. Dropping it kills the process and waits for its end.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     endpoint: Endpoint,
+    place: Place,
+}
+
+/// Where a server keeps its data, and listens.
+#[derive(Debug, Clone)]
+struct Place {
+    home: PathBuf,
+    client: u16,
+    peer: u16,
 }
 
 impl Target {
@@ -60,8 +70,8 @@ impl Target {
     ///
     /// # Errors
     /// When there is no such program, or it is something else.
-    pub(super) fn new(kind: Kind, path: &Path) -> Result<Self> {
-        let binary = options::binary(path)?;
+    pub(crate) fn new(kind: Kind, path: &Path) -> Result<Self> {
+        let binary = binary(path)?;
         let (name, about) = match kind {
             Kind::Control => {
                 let about = "a map under a mutex behind tonic: no log, no revisions, no disk";
@@ -78,38 +88,53 @@ impl Target {
         Ok(Self { kind, name, about, binary })
     }
 
-    /// Starts it with its data in `directory`, which must be empty, and waits for a linearizable answer.
+    /// Starts it with its data in `directory`, which must be empty, and waits for a linearizable answer. `extra` are flags beside its
+    /// defaults.
     ///
     /// # Errors
     /// When it ends, or does not answer in time; with the end of its log.
-    pub(super) async fn start(&self, directory: &Path) -> Result<Running> {
+    pub(crate) async fn start(&self, directory: &Path, extra: &[String]) -> Result<Running> {
         for attempt in 0..PORT_TRIES {
             // A directory for each start, as fresh as the ports.
             let home = directory.join(format!("start-{attempt}"));
             std::fs::create_dir(&home).with_context(|| format!("making {}", home.display()))?;
-            if let Some(running) = self.try_start(&home).await? {
+            let place = Place { home, client: free_port()?, peer: free_port()? };
+            if let Some(running) = self.run(place, extra).await? {
                 return Ok(running);
             }
         }
         bail!("{}: its ports were in use {PORT_TRIES} times in a row", self.name)
     }
 
+    /// Kills it and starts it again where it was, perhaps with other flags. How long that took, from its start to its first
+    /// linearizable answer.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub(crate) async fn restart(&self, running: Running, extra: &[String]) -> Result<(Running, Duration)> {
+        let place = running.place.clone();
+        drop(running);
+        let started = Instant::now();
+        let running = self.run(place, extra).await?.with_context(|| format!("{}: its port was taken", self.name))?;
+        Ok((running, started.elapsed()))
+    }
+
     /// Nothing when a port was in use.
-    async fn try_start(&self, home: &Path) -> Result<Option<Running>> {
-        let (client, peer) = (free_port()?, free_port()?);
-        let log_path = home.join("log");
+    async fn run(&self, place: Place, extra: &[String]) -> Result<Option<Running>> {
+        let log_path = place.home.join("log");
         let log = std::fs::File::create(&log_path).with_context(|| format!("making {}", log_path.display()))?;
         let mut command = Command::new(&self.binary);
-        command.args(self.arguments(home, client, peer));
+        command.args(self.arguments(&place)).args(extra);
         // Settings meant for another server.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
             command.env_remove(name);
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().context("sharing the log file")?).stderr(log);
         let child = command.spawn().with_context(|| format!("starting {}", self.binary.display()))?;
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{client}")).context("the server's address")?;
+        let address = format!("http://127.0.0.1:{}", place.client);
+        let endpoint = Endpoint::from_shared(address).context("the server's address")?;
         let endpoint = endpoint.tcp_nodelay(true).connect_timeout(QUESTION_WITHIN);
-        let mut running = Running { child, endpoint };
+        let mut running = Running { child, endpoint, place };
 
         let started = Instant::now();
         loop {
@@ -133,7 +158,8 @@ impl Target {
     }
 
     /// Each server's own defaults, but for addresses and the directory: nothing about syncing.
-    fn arguments(&self, home: &Path, client: u16, peer: u16) -> Vec<String> {
+    fn arguments(&self, place: &Place) -> Vec<String> {
+        let Place { home, client, peer } = place;
         if self.kind == Kind::Control {
             return vec!["control".into(), "--listen".into(), format!("127.0.0.1:{client}")];
         }
@@ -152,7 +178,7 @@ impl Target {
 
 impl Running {
     /// Connections of its own, one by one.
-    pub(super) async fn connect(&self, connections: u32) -> Result<Vec<Channel>> {
+    pub(crate) async fn connect(&self, connections: u32) -> Result<Vec<Channel>> {
         let mut channels = Vec::new();
         for _ in 0..connections {
             channels.push(self.endpoint.connect().await.context("connecting to the server")?);
@@ -161,8 +187,30 @@ impl Running {
     }
 
     /// What the kernel counted of it up to now.
-    pub(super) fn counters(&self) -> Result<Counters> {
+    pub(crate) fn counters(&self) -> Result<Counters> {
         Counters::of(self.child.id())
+    }
+
+    /// Where it is reached.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
+
+    /// Its metrics, as text.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.place.client)).await.context("connecting")?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.context("asking for the metrics")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.context("reading the metrics")?;
+        Ok(answer)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     async fn answers(&self) -> bool {
@@ -201,6 +249,31 @@ fn line_after<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).filter(|rest| !rest.is_empty())
 }
 
+/// The programs of `--rival etcd=PATH` flags, in order.
+///
+/// # Errors
+/// A rival of an unknown kind, or one that is no file.
+pub(crate) fn rivals(flags: &[String]) -> Result<Vec<PathBuf>> {
+    flags.iter().map(|rival| rival_path(rival)).collect()
+}
+
+fn rival_path(rival: &str) -> Result<PathBuf> {
+    let (kind, path) = rival.split_once('=').unwrap_or((rival, ""));
+    ensure!(kind == "etcd", "unknown rival {kind:?}: give etcd=PATH");
+    ensure!(!path.is_empty(), "--rival etcd needs a path: etcd=PATH");
+    binary(Path::new(path))
+}
+
+/// The full path of a program, so that a later change of directory does not matter.
+///
+/// # Errors
+/// When there is no such file.
+pub(crate) fn binary(path: &Path) -> Result<PathBuf> {
+    let full = path.canonicalize().with_context(|| format!("no program at {}", path.display()))?;
+    ensure!(full.is_file(), "{} is no program", path.display());
+    Ok(full)
+}
+
 /// A port that is free at this moment.
 fn free_port() -> Result<u16> {
     let mut random = fastrand::Rng::new();
@@ -210,7 +283,7 @@ fn free_port() -> Result<u16> {
 }
 
 /// Two programs of one version need names that differ.
-pub(super) fn tell_apart(targets: &mut [Target]) -> Result<()> {
+pub(crate) fn tell_apart(targets: &mut [Target]) -> Result<()> {
     for index in 1..targets.len() {
         let (before, rest) = targets.split_at_mut(index);
         let Target { name, binary, .. } = &mut rest[0];

@@ -1,0 +1,248 @@
+//! `kv-bench million`: one large store, from its first put to a restart.
+//!
+//! # One server
+//! 1. Store the keys in random order, each once: memory, bytes that reached the device.
+//! 2. Kill it and start it again: what has to be read first. Ours goes on from its log alone here.
+//! 3. Read pages of 500 keys with their exact count, and ranges of ten keys beside the same ranges of a small store.
+//! 4. List everything in one answer, put every key anew, and compact: each while a small put is due every ten milliseconds, whether or
+//!    not the last one was answered. The worst of them tells whether anything stalls.
+//! 5. Ours once more with a snapshot after every entry: puts while it is written, and a restart from it.
+//!
+//! # What to read with care
+//! * The device's counter has everybody's writes, and no figure where the report's directory is on no disk of its own (in memory, say).
+//! * A page cache that still holds the files makes every restart faster than one after a cold start.
+
+mod load;
+mod pulse;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::process::{device_bytes_written, reset_peak, rss_bytes};
+use crate::target::{self, Kind, Running, Target};
+use load::Client;
+use pulse::Pulse;
+
+const KEYS_MAX: u32 = 20_000_000;
+const VALUE_BYTES_MAX: usize = 64 * 1024;
+/// Keys of the small store that ranges are compared with.
+const SMALL_KEYS: u32 = 1_000;
+/// Pages and ranges that are read, each at a random place.
+const READS: usize = 1_000;
+const PAGE_KEYS: i64 = 500;
+const RANGE_KEYS: usize = 10;
+/// How long nothing but the pulse goes on, for the machine's own worst.
+const QUIET: Duration = Duration::from_secs(5);
+/// Memory settles, and what is idle gets idle.
+const SETTLE: Duration = Duration::from_secs(1);
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What to run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The binary of kv-server.
+    #[arg(long, overrides_with = "server")]
+    pub server: PathBuf,
+    /// Another server to compare with, as `etcd=PATH`. May be given several times.
+    #[arg(long, value_name = "etcd=PATH")]
+    pub rival: Vec<String>,
+    /// Keys of the store.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub keys: u32,
+    /// Bytes of a value.
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    pub value: usize,
+    /// Where the report goes; the servers' data lie there while they run.
+    #[arg(long, value_name = "DIR", default_value = "target/bench", overrides_with = "out")]
+    pub out: PathBuf,
+}
+
+/// One figure of one server.
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    name: &'static str,
+    unit: &'static str,
+    value: Option<f64>,
+}
+
+/// What a run leaves behind.
+#[derive(Debug)]
+pub struct Report {
+    /// The table, as in [`Self::markdown_path`].
+    pub markdown: String,
+    /// Where the table lies.
+    pub markdown_path: PathBuf,
+    /// Where the figures lie.
+    pub json_path: PathBuf,
+}
+
+/// Runs the scenario on every server, one after the other, and writes the report.
+///
+/// # Errors
+/// Options that make no sense, a program that is not there or does not start, an operation that fails.
+pub async fn run(options: &Options) -> Result<Report> {
+    let Options { keys, value, .. } = *options;
+    ensure!((SMALL_KEYS..=KEYS_MAX).contains(&keys), "--keys is from {SMALL_KEYS} to {KEYS_MAX}, not {keys}");
+    ensure!((1..=VALUE_BYTES_MAX).contains(&value), "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value}");
+    let mut targets = vec![Target::new(Kind::Kv, &options.server)?];
+    for path in target::rivals(&options.rival)? {
+        targets.push(Target::new(Kind::Etcd, &path)?);
+    }
+    target::tell_apart(&mut targets)?;
+    std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
+    let seed = fastrand::u64(..);
+    eprintln!("kv-bench million: seed {seed}");
+    let mut results = Vec::new();
+    for target in &targets {
+        let rows = scenario(target, options, seed).await.with_context(|| target.name.clone())?;
+        results.push(rows);
+    }
+    write(options, &targets, &results, seed)
+}
+
+/// Collects the figures of one server and says each as it comes.
+struct Figures<'a> {
+    server: &'a str,
+    rows: Vec<Row>,
+}
+
+impl Figures<'_> {
+    fn add(&mut self, name: &'static str, unit: &'static str, value: impl Into<Option<f64>>) {
+        let value = value.into();
+        eprintln!("{:<12} {name}: {}", self.server, shown(value, unit));
+        self.rows.push(Row { name, unit, value });
+    }
+}
+
+async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>> {
+    let Options { keys, value, .. } = *options;
+    let mut figures = Figures { server: &target.name, rows: Vec::new() };
+    let small_directory = temporary(&options.out)?;
+    let small_server = target.start(small_directory.path(), &[]).await?;
+    let small = Client::connect(&small_server, SMALL_KEYS, value, seed).await?;
+    small.put_all().await?;
+
+    let directory = temporary(&options.out)?;
+    let is_ours = target.kind == Kind::Kv;
+    let flags = |entries: u64| if is_ours { vec![format!("--snapshot-count={entries}")] } else { Vec::new() };
+    let (log_only, always) = (flags(u64::MAX >> 1), flags(1));
+    let mut server = target.start(directory.path(), &log_only).await?;
+    let mut client = Client::connect(&server, keys, value, seed).await?;
+    // What earlier work left to be written is written, and not counted.
+    rustix::fs::sync();
+    let written = device_bytes_written(directory.path()).ok();
+    let started = Instant::now();
+    client.put_all().await?;
+    figures.add("puts, each key once", "/s", f64::from(keys) / started.elapsed().as_secs_f64());
+    rustix::fs::sync();
+    let device = written.and_then(|before| Some(device_bytes_written(directory.path()).ok()?.saturating_sub(before)));
+    let acknowledged = f64::from(keys) * client.pair_bytes() as f64;
+    figures.add("device bytes per acknowledged byte, log", "", device.map(|bytes| bytes as f64 / acknowledged));
+    tokio::time::sleep(SETTLE).await;
+    let rss = rss_bytes(server.pid())? as f64;
+    figures.add("resident memory", "MiB", rss / MIB);
+    figures.add("resident memory per key", "B", rss / f64::from(keys));
+
+    let took;
+    (server, took) = target.restart(server, &log_only).await?;
+    figures.add(if is_ours { "restart to first read, from the log" } else { RESTART }, "s", took.as_secs_f64());
+    client = Client::connect(&server, keys, value, seed).await?;
+    figures.add("page of 500 with exact count, p50", "ms", client.pages(PAGE_KEYS, READS).await?);
+    let (range, small_range) = client.ranges_beside(&small, RANGE_KEYS, READS).await?;
+    figures.add("range of 10 keys, p50", "ms", range);
+    figures.add("the same, beside a store of 1,000 keys", "x", range / small_range);
+    drop(small_server);
+
+    figures.add("worst put, nothing else", "ms", pulse_while(&server, tokio::time::sleep(QUIET)).await?.0);
+    tokio::time::sleep(SETTLE).await;
+    let before = rss_bytes(server.pid())?;
+    reset_peak(server.pid())?;
+    let started = Instant::now();
+    let (worst, listed) = pulse_while(&server, client.list_all()).await?;
+    figures.add("list of all keys", "s", started.elapsed().as_secs_f64());
+    figures.add("its length", "MiB", listed? as f64 / MIB);
+    let extra = server.counters()?.rss_bytes_peak.saturating_sub(before);
+    figures.add("memory it takes beside the store", "MiB", extra as f64 / MIB);
+    figures.add("worst put during the list", "ms", worst);
+    client.put_all().await?;
+    let (worst, compacted) = pulse_while(&server, client.compact()).await?;
+    compacted?;
+    figures.add("worst put during a compaction of all", "ms", worst);
+    if is_ours {
+        (server, _) = target.restart(server, &always).await?;
+        client = Client::connect(&server, keys, value, seed).await?;
+        let (worst, written) = pulse_while(&server, client.snapshot(&server)).await?;
+        written?;
+        figures.add("worst put while snapshots are written", "ms", worst);
+        let took;
+        (server, took) = target.restart(server, &log_only).await?;
+        figures.add(RESTART, "s", took.as_secs_f64());
+    }
+    drop(server);
+    Ok(figures.rows)
+}
+
+const RESTART: &str = "restart to first read";
+
+fn temporary(out: &Path) -> Result<tempfile::TempDir> {
+    // Beside the report and not in /tmp, which may be memory, where a sync costs nothing.
+    let directory = tempfile::Builder::new().prefix("million-").tempdir_in(out);
+    directory.with_context(|| format!("making a directory in {}", out.display()))
+}
+
+/// The worst put in milliseconds while `work` went on, and what came of the work.
+async fn pulse_while<T>(server: &Running, work: impl Future<Output = T>) -> Result<(f64, T)> {
+    let pulse = Pulse::start(server)?;
+    let done = work.await;
+    Ok((pulse.stop()?.as_secs_f64() * 1_000.0, done))
+}
+
+fn shown(value: Option<f64>, unit: &str) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if value >= 100.0 => format!("{value:.0} {unit}"),
+        Some(value) => format!("{value:.2} {unit}"),
+    }
+}
+
+fn write(options: &Options, targets: &[Target], results: &[Vec<Row>], seed: u64) -> Result<Report> {
+    let markdown = markdown(options, targets, results);
+    let servers = targets.iter().zip(results).map(|(target, rows)| {
+        let rows: Vec<_> =
+            rows.iter().map(|row| json!({"figure": row.name, "unit": row.unit, "value": row.value})).collect();
+        json!({"server": target.name, "about": target.about, "figures": rows})
+    });
+    let json = json!({
+        "seed": seed,
+        "keys": options.keys,
+        "value_bytes": options.value,
+        "servers": servers.collect::<Vec<_>>(),
+    });
+    let (markdown_path, json_path) = (options.out.join("million.md"), options.out.join("million.json"));
+    for (path, text) in [(&markdown_path, &markdown), (&json_path, &format!("{json:#}"))] {
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(Report { markdown, markdown_path, json_path })
+}
+
+fn markdown(options: &Options, targets: &[Target], results: &[Vec<Row>]) -> String {
+    let mut text = format!("{} keys, values of {} B, stored in random order.\n", options.keys, options.value);
+    for target in targets {
+        text += &format!("* {}: {}\n", target.name, target.about);
+    }
+    text += "\n| figure |";
+    targets.iter().for_each(|target| text += &format!(" {} |", target.name));
+    text += "\n| --- |";
+    targets.iter().for_each(|_| text += " --- |");
+    text.push('\n');
+    // Ours has every row.
+    for row in &results[0] {
+        let values = results.iter().map(|rows| rows.iter().find(|other| other.name == row.name));
+        let cells = values.map(|found| shown(found.and_then(|row| row.value), row.unit));
+        text += &format!("| {} | {} |\n", row.name, cells.collect::<Vec<_>>().join(" | "));
+    }
+    text
+}

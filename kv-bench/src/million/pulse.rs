@@ -1,0 +1,61 @@
+//! A small put every ten milliseconds, and the slowest of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use kv_server::proto::etcdserverpb::PutRequest;
+use kv_server::proto::etcdserverpb::kv_client::KvClient;
+use tokio::task::JoinSet;
+
+use crate::target::Running;
+
+const EVERY: Duration = Duration::from_millis(10);
+/// Sorts behind every key of the store.
+const KEY: &str = "pulse";
+
+/// Puts on a schedule, on a thread and a connection of their own: what the other clients are busy with holds none of them up.
+pub(super) struct Pulse {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Duration>>,
+}
+
+impl Pulse {
+    pub(super) fn start(server: &Running) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, endpoint) = (Arc::clone(&stop), server.endpoint());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+        let beat = async move {
+            let kv = KvClient::new(endpoint.connect().await.context("connecting to the server")?);
+            let (mut puts, mut worst) = (JoinSet::new(), Duration::ZERO);
+            let mut due = Instant::now();
+            while !stopped.load(Ordering::Relaxed) {
+                tokio::time::sleep_until(due.into()).await;
+                let mut kv = kv.clone();
+                // Its latency counts from when it was due: a stall shows in every put that it held up.
+                puts.spawn(async move {
+                    let put = PutRequest { key: KEY.into(), value: "beat".into(), ..Default::default() };
+                    kv.put(put).await.map(|_| due.elapsed())
+                });
+                due += EVERY;
+                while let Some(done) = puts.try_join_next() {
+                    worst = worst.max(done.context("a put panicked")?.context("a put of the pulse failed")?);
+                }
+            }
+            while let Some(done) = puts.join_next().await {
+                worst = worst.max(done.context("a put panicked")?.context("a put of the pulse failed")?);
+            }
+            Ok(worst)
+        };
+        let thread = std::thread::spawn(move || runtime.block_on(beat));
+        Ok(Self { stop, thread })
+    }
+
+    /// The slowest put.
+    pub(super) fn stop(self) -> Result<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the pulse panicked"))?
+    }
+}
