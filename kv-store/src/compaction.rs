@@ -119,13 +119,13 @@ impl View {
         let mut spent = 0;
         let mut left = self.history.range(next..=Revision::last_of(revision));
         while spent < budget {
-            let Some((found, block)) = left.next() else {
+            let Some(block) = left.next() else {
                 Arc::make_mut(&mut self.compactions)[at].hash = Some(hasher.finish());
                 self.purge.hashing = None;
                 return spent + 1;
             };
             hasher.add(self, block);
-            next = found.after();
+            next = block.revision().after();
             spent += 1 + usize::try_from(block.bytes() / HASHED_BYTES_PER_UNIT).unwrap_or(usize::MAX);
         }
         self.purge.hashing = Some(Hashing { hasher, next });
@@ -144,7 +144,7 @@ impl View {
         let target = self.purge.target;
         let left = self.history.range(self.purge.next..=Revision::last_of(target));
         let step = STEP_REVISIONS.min(budget);
-        let blocks: Vec<Block> = left.take(step).map(|(_, block)| block.clone()).collect();
+        let blocks: Vec<Block> = left.take(step).cloned().collect();
         for block in &blocks {
             if let Some(replaced) = self.before(block).cloned() {
                 self.remove(&replaced);

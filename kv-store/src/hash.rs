@@ -42,7 +42,8 @@ impl View {
 
     fn hash_since(&self, compacted: i64, revision: i64) -> u32 {
         let mut hasher = KvHasher::new(compacted, revision);
-        self.history.range(..=Revision::last_of(revision)).for_each(|(_, block)| hasher.add(self, block));
+        let all = Revision::default()..=Revision::last_of(revision);
+        self.history.range(all).for_each(|block| hasher.add(self, block));
         hasher.finish()
     }
 

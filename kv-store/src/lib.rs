@@ -56,6 +56,7 @@ mod compaction;
 mod counts;
 mod error;
 mod hash;
+mod history;
 mod key_range;
 mod members;
 mod range;

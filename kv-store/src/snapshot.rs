@@ -17,7 +17,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use im::{OrdMap, OrdSet};
+use im::OrdSet;
 use kv_codec::DecodeError;
 use kv_codec::command::FIELD_BYTES_MAX;
 use kv_codec::member::Member;
@@ -25,6 +25,7 @@ use kv_codec::varint::{Reader, put_bytes, put_u64};
 
 use crate::compaction::{COMPACTIONS_KEPT, Compaction, Purge};
 use crate::counts::Counts;
+use crate::history::History;
 use crate::view::{Latest, Superseded};
 use crate::walk::Merged;
 use crate::{Block, ByteCounts, Members, Revision, View};
@@ -133,7 +134,7 @@ struct Loading {
     superseded_left: u64,
     /// The last key that came.
     last: Option<Block>,
-    history: Vec<(Revision, Block)>,
+    history: Vec<Block>,
 }
 
 impl SnapshotLoader {
@@ -166,12 +167,12 @@ impl SnapshotLoader {
         if loading.latest_left > 0 || loading.superseded_left > 0 || !self.pending.is_empty() {
             return Err(DecodeError::Truncated("snapshot"));
         }
-        loading.history.sort_unstable_by_key(|(revision, _)| *revision);
-        if !loading.history.is_sorted_by(|(a, _), (b, _)| a < b) {
+        loading.history.sort_by_cached_key(Block::revision);
+        if !loading.history.is_sorted_by(|a, b| a.revision() < b.revision()) {
             return Err(DecodeError::Invalid("two changes at one revision"));
         }
         loading.view.counts = Counts::of(&loading.view.live);
-        loading.view.history = loading.history.into_iter().collect::<OrdMap<_, _>>();
+        loading.view.history = History::of(loading.history);
         Ok(loading.view)
     }
 }
@@ -237,7 +238,7 @@ impl Loading {
 
     fn add_history(&mut self, block: Block) {
         self.view.bytes.history += block.bytes();
-        self.history.push((block.revision(), block));
+        self.history.push(block);
     }
 }
 
@@ -275,7 +276,7 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
         live: OrdSet::new(),
         dead: OrdSet::new(),
         superseded: OrdSet::new(),
-        history: OrdMap::new(),
+        history: History::default(),
         revision,
         compact_revision,
         compactions: Arc::new(compactions),

@@ -6,10 +6,11 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use equivalent::{Comparable, Equivalent};
-use im::{OrdMap, OrdSet};
+use im::OrdSet;
 
 use crate::compaction::{Compaction, Purge};
 use crate::counts::Counts;
+use crate::history::History;
 use crate::walk::Walk;
 use crate::{Block, KeyRange, Members, ReadError, Revision};
 
@@ -111,7 +112,7 @@ pub struct View {
     pub(crate) live: OrdSet<Latest>,
     pub(crate) dead: OrdSet<Latest>,
     pub(crate) superseded: OrdSet<Superseded>,
-    pub(crate) history: OrdMap<Revision, Block>,
+    pub(crate) history: History,
     pub(crate) revision: i64,
     /// -1 when nothing was ever compacted; a compaction at 0 is one.
     pub(crate) compact_revision: i64,
@@ -131,7 +132,7 @@ impl View {
             live: OrdSet::new(),
             dead: OrdSet::new(),
             superseded: OrdSet::new(),
-            history: OrdMap::new(),
+            history: History::default(),
             revision: 1,
             compact_revision: -1,
             compactions: Arc::default(),
@@ -223,7 +224,8 @@ impl View {
         let within = |key: &[u8]| RangeBounds::<[u8]>::contains(&bounds, key);
         let (mut born, mut died) = (0, 0);
         let mut left = now.max(COUNTED_CHANGES_MIN);
-        for (_, change) in self.history.range(Revision { main: revision + 1, sub: 0 }..) {
+        let since = Revision { main: revision + 1, sub: 0 }..=Revision::last_of(self.revision);
+        for change in self.history.range(since) {
             if left == 0 {
                 return self.walk(range, revision, None).count() as u64;
             }
@@ -287,7 +289,7 @@ impl View {
     /// Makes `block` the latest revision of its key; `previous` is what [`View::latest`] said of it.
     pub(crate) fn insert(&mut self, block: Block, previous: Option<Block>) {
         self.bytes.history += block.bytes();
-        self.history.insert(block.revision(), block.clone());
+        self.history.push(block.clone());
         let lived = previous.as_ref().is_some_and(|previous| !previous.is_tombstone());
         if let Some(previous) = previous {
             if lived {
@@ -313,7 +315,7 @@ impl View {
 
     /// Drops `block`, which is not live.
     pub(crate) fn remove(&mut self, block: &Block) {
-        self.history.remove(&block.revision());
+        self.history.remove(block.revision());
         self.bytes.history -= block.bytes();
         if self.dead.get(block.key()).is_some_and(|latest| latest.0.revision() == block.revision()) {
             self.dead.remove(block.key());
