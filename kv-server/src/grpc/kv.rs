@@ -19,7 +19,7 @@ impl Kv for Api {
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
     async fn range(&self, _: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        unreachable!("`Ranges` answers it before tonic sees it")
+        unreachable!("`Direct` answers it before tonic sees it")
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
@@ -37,8 +37,8 @@ impl Kv for Api {
         unimplemented("etcdserverpb.KV/RangeStream")
     }
 
-    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        self.unary(SERVICE, "Txn", self.core.txn(request.get_ref())).await
+    async fn txn(&self, _: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        unreachable!("`Direct` answers it before tonic sees it")
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {

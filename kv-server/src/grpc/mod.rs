@@ -1,11 +1,12 @@
 //! The gRPC skin: generated services on one side, [`Core`] on the other. Thin on purpose, the only place that knows tonic.
 
 mod cluster;
+mod direct;
 mod health;
 mod kv;
 mod maintenance;
+mod nested;
 mod oversize;
-mod range;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::{Response, Status};
 
+use direct::Direct;
 use oversize::Oversize;
-use range::Ranges;
 
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -73,10 +74,10 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &watch::Receiver<()>) -> axum::Rout
     let maintenance =
         MaintenanceServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
     let cluster = ClusterServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
-    let ranges = Ranges { api: api.clone(), receive_bytes_max: receive, others: Oversize::new(kv) };
+    let kv = Direct { api: api.clone(), receive_bytes_max: receive, others: Oversize::new(kv) };
     let mut routes = Routes::builder();
     routes
-        .add_service(ranges)
+        .add_service(kv)
         .add_service(Oversize::new(maintenance))
         .add_service(Oversize::new(cluster))
         .add_service(HealthServer::new(api));

@@ -11,7 +11,7 @@ mod txn_check;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use range::EncodedRange;
+pub(crate) use range::{EncodedRange, RangeRest};
 
 use bytes::Bytes;
 use kv_codec::command::{Body, CommandHeader};

@@ -32,13 +32,14 @@ pub(crate) struct EncodedRange {
     /// Its first bytes, after as many free ones as were asked for.
     pub(crate) first: BytesMut,
     /// What makes the others.
-    rest: Option<Rest>,
+    pub(crate) rest: Option<RangeRest>,
 }
 
 /// The part of an answer that is not encoded yet.
 #[derive(Debug)]
-struct Rest {
-    pairs: Pairs,
+pub(crate) struct RangeRest {
+    /// None once all are encoded.
+    pairs: Option<Pairs>,
     keys_only: bool,
     /// The fields after the pairs.
     end: BytesMut,
@@ -53,14 +54,14 @@ enum Pairs {
     List(std::vec::IntoIter<Block>),
 }
 
-impl EncodedRange {
-    /// The next bytes of the message after `first`; none at its end.
+impl RangeRest {
+    /// The next bytes of the message; none at its end.
     pub(crate) fn next_chunk(&mut self) -> Option<Bytes> {
-        let rest = self.rest.as_mut()?;
-        let mut chunk = BytesMut::with_capacity(STEP_BYTES + rest.end.len());
-        if !rest.pairs.encode(&mut chunk, rest.keys_only) {
-            chunk.unsplit(std::mem::take(&mut rest.end));
-            self.rest = None;
+        let pairs = self.pairs.as_mut()?;
+        let mut chunk = BytesMut::with_capacity(STEP_BYTES + self.end.len());
+        if !pairs.encode(&mut chunk, self.keys_only) {
+            chunk.unsplit(std::mem::take(&mut self.end));
+            self.pairs = None;
         }
         Some(chunk.freeze())
     }
@@ -174,7 +175,7 @@ impl Core {
     /// An answer whose pairs are all still to come.
     fn begun(&self, revision: i64, sized: Sized, keys_only: bool, pairs: Pairs, room: usize) -> EncodedRange {
         let (mut encoded, end) = self.frame(revision, sized, room, 0);
-        encoded.rest = Some(Rest { pairs, keys_only, end });
+        encoded.rest = Some(RangeRest { pairs: Some(pairs), keys_only, end });
         encoded
     }
 

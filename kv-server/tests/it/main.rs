@@ -17,5 +17,6 @@ mod garbage;
 mod harness;
 mod http;
 mod kv;
+mod limits;
 mod places;
 mod range;
