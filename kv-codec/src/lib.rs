@@ -20,6 +20,7 @@
 pub mod chunk;
 pub mod command;
 pub mod member;
+pub mod planted;
 pub mod record;
 pub mod varint;
 

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::frame::{
     self, BATCH_HEADER_BYTES, BatchHeader, LogState, SEGMENT_HEADER_BYTES, SegmentHeader, Tag,
 };
@@ -230,7 +231,8 @@ impl<D: Disk> FileLog<D> {
     fn seal(&mut self, payload_bytes: u32, before: Tip, tag: &Tag) -> Tip {
         let ordinal = before.ordinal + 1;
         let chain = frame::chain(before.chain, ordinal, payload_bytes, &self.buffer[RECORDS_AT..]);
-        let header = BatchHeader { payload_bytes, chain, ordinal, watermark: self.synced.ordinal };
+        let watermark = if is_planted(Bug::WatermarkTooHigh) { ordinal } else { self.synced.ordinal };
+        let header = BatchHeader { payload_bytes, chain, ordinal, watermark };
         self.buffer[SEGMENT_HEADER_BYTES..RECORDS_AT].copy_from_slice(&header.encode(tag));
         Tip { ordinal, chain }
     }
@@ -254,7 +256,9 @@ impl<D: Disk> FileLog<D> {
         let tag = self.current.info.header.tag;
         let tip = self.seal(payload_bytes, self.written, &tag);
         self.write_here(tip)?;
-        self.current.file.sync().map_err(LogError::io("sync", &self.current.info.path))?;
+        if !is_planted(Bug::AnswerBeforeSync) {
+            self.current.file.sync().map_err(LogError::io("sync", &self.current.info.path))?;
+        }
         self.fsyncs += 1;
         self.synced = tip;
         Ok(())
@@ -315,13 +319,16 @@ impl<D: Disk> FileLog<D> {
             self.disk.remove(path).map_err(LogError::io("remove", path))?;
         }
         // One by one: without the sync in between, a power loss might bring an older one back without the next.
-        self.disk.sync_dir(LOG_DIR).map_err(LogError::io("sync", LOG_DIR))?;
+        if !is_planted(Bug::ReleaseWithoutSync) {
+            self.disk.sync_dir(LOG_DIR).map_err(LogError::io("sync", LOG_DIR))?;
+        }
         self.fsyncs += 1;
         Ok(())
     }
 
     fn try_release(&mut self, index: u64) -> Result<(), LogError> {
-        while self.older.front().is_some_and(|old| old.last_index <= index) {
+        let last = if is_planted(Bug::ReleaseTooMuch) { index + 1 } else { index };
+        while self.older.front().is_some_and(|old| old.last_index <= last) {
             let old = self.older.pop_front().expect("there is a front");
             self.retire(&old)?;
             self.history.release(old.last_index, old.last_ordinal + 1);
@@ -428,7 +435,9 @@ fn bring_to_life<D: Disk>(
     let path = Name::Segment(header.sequence).path();
     file.sync().map_err(LogError::io("sync", spare_path))?;
     disk.rename(spare_path, &path).map_err(LogError::io("rename", spare_path))?;
-    disk.sync_dir(LOG_DIR).map_err(LogError::io("sync", LOG_DIR))?;
+    if !is_planted(Bug::SkipLogDirSync) {
+        disk.sync_dir(LOG_DIR).map_err(LogError::io("sync", LOG_DIR))?;
+    }
     Ok(SegmentInfo { path, header })
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use kv_codec::planted::{Bug, is_planted};
 use kv_codec::varint::Reader;
 
 /// The most reads that wait for a round.
@@ -59,7 +60,15 @@ impl Reads {
 
     /// Opens a round for all that wait; its counter.
     pub(crate) fn start(&mut self, tick: u64) -> u64 {
-        self.counter += 1;
+        if is_planted(Bug::JoinSentRound)
+            && let Some(mut open) = self.rounds.last_entry()
+        {
+            open.get_mut().readers.append(&mut self.waiting);
+            return *open.key();
+        }
+        if self.counter == 0 || !is_planted(Bug::ReuseReadContext) {
+            self.counter += 1;
+        }
         let readers = std::mem::take(&mut self.waiting);
         self.rounds.insert(self.counter, Round { readers, started_tick: tick });
         self.counter

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::{HardState, LogEntry, Record, SnapshotMark};
 use thiserror::Error;
 
@@ -102,6 +103,7 @@ pub fn recover<M: StateMachine, D: Disk>(
     snapshots::prune(disk.as_ref(), &[(mark.index, mark.term)])?;
     let base = Position { index: mark.index, term: mark.term };
     report.snapshot = base;
+    let at_snapshot = machine.membership();
     let hard_state = HardState { commit: hard_state.commit.max(base.index), ..hard_state };
     let mut replay = Replay {
         machine: &mut machine,
@@ -122,7 +124,7 @@ pub fn recover<M: StateMachine, D: Disk>(
     machine.publish();
     report.entries_applied = applied - mark.index;
     report.entries_uncommitted = last - applied;
-    let membership = machine.membership();
+    let membership = if is_planted(Bug::DoubleMembership) { at_snapshot } else { machine.membership() };
     let node = NodeState { base, entries: kept, hard_state, applied, membership };
     Ok(Replica { machine, log, node, epoch: recovered.epoch, report })
 }

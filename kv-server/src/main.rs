@@ -8,6 +8,9 @@ use kv_server::{Server, banner, client, logging};
 use slog::{info, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+// A server with bugs planted in it does not build.
+const _: () = assert!(!kv_codec::planted::COMPILED_IN, "build kv-server without the feature planted-bugs");
+
 fn main() -> ExitCode {
     let parsed = match Config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
         Ok(parsed) => parsed,

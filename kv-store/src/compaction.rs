@@ -12,6 +12,8 @@
 
 use std::sync::Arc;
 
+use kv_codec::planted::{Bug, is_planted};
+
 use crate::hash::KvHasher;
 use crate::{Block, Rejection, Revision, View};
 
@@ -142,7 +144,8 @@ impl View {
             self.purge.next = Revision { main: self.purge.done, sub: 0 };
         }
         let target = self.purge.target;
-        let left = self.history.range(self.purge.next..=Revision::last_of(target));
+        let last = if is_planted(Bug::PurgeVisible) { target + 1 } else { target };
+        let left = self.history.range(self.purge.next..=Revision::last_of(last));
         let step = STEP_REVISIONS.min(budget);
         let blocks: Vec<Block> = left.take(step).cloned().collect();
         for block in &blocks {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use kv_codec::command::{Batch, Body};
+use kv_codec::planted::{Bug, is_planted};
 
 use crate::changes::Changes;
 use crate::txn::write_txn;
@@ -111,6 +112,9 @@ impl Store {
     /// Replaces the whole state by `view`, a snapshot's. Readers see it after [`Store::publish`].
     pub fn install(&mut self, view: View) {
         self.view = view;
+        if is_planted(Bug::RevisionFromHistory) {
+            self.view.revision = self.view.history.get_max().map_or(1, |(revision, _)| revision.main);
+        }
     }
 
     /// Applies the normal entry `index` of `term`: `batch` is empty for a leader's first entry, or a

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 use kv_codec::DecodeError;
+use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::frame::{BATCH_HEADER_BYTES, BatchHeader, LogState, SEGMENT_HEADER_BYTES, SegmentHeader};
 
 use super::{Current, Cut, FileLog, LogIds, LogOptions, Older, Recovered, SEGMENT_STEP_BYTES, Tip};
@@ -95,7 +96,8 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, options: LogOptions) -> Result<(FileLo
         bytes: spare.bytes,
         cluster_id: options.ids.cluster_id,
         member_id: options.ids.member_id,
-        epoch: newest.map_or(0, |header| header.epoch) + 1,
+        epoch: newest.map_or(0, |header| header.epoch)
+            + u64::from(newest.is_none() || !is_planted(Bug::EpochNotRaised)),
         first_ordinal: survey.base.ordinal + 1,
         watermark: survey.tip.ordinal,
         chain: survey.base.chain,
@@ -212,6 +214,10 @@ fn find_end<F: DiskFile>(last: &Found<F>) -> Result<LastEnd, LogError> {
             Err(end) => break end,
         }
     };
+    if is_planted(Bug::IgnoreWatermark) {
+        ordinal = reader.ordinal - 1;
+        watermark = ordinal;
+    }
     ordinal = ordinal.max(watermark);
     let (missing, offset) = (reader.ordinal, reader.offset);
     let refuse = |why: &str| Err(LogError::corrupt(path, offset, why));
@@ -221,13 +227,16 @@ fn find_end<F: DiskFile>(last: &Found<F>) -> Result<LastEnd, LogError> {
     let torn = match end {
         End::Full => None,
         End::Blank => Some("there is nothing where the next batch begins, but something behind"),
+        End::Torn(why) if is_planted(Bug::TornTailNotCut) => return refuse(why),
         End::Torn(why) => Some(why),
+        End::Broken(why) if is_planted(Bug::CutAtBadChecksum) => Some(why),
         End::Broken(why) => return refuse(&format!("{why}, though all of it was written")),
     };
     let mut cut = None;
     if let Some(why) = torn {
         let rest = reader.examine_rest()?;
-        if rest.later_watermark >= Some(missing) {
+        let ignored = is_planted(Bug::IgnoreWatermark) || is_planted(Bug::CutAtBadChecksum);
+        if rest.later_watermark >= Some(missing) && !ignored {
             return refuse(&format!(
                 "batch {missing} is missing or damaged, and was synced before a later one was written"
             ));
@@ -307,6 +316,9 @@ fn survey<F: DiskFile>(segments: &[Found<F>], end: Option<&LastEnd>, options: &L
 
 /// The first ordinal to copy into the fresh segment: all of a short segment, else what may not be synced.
 fn copy_from(header: &SegmentHeader, end: &LastEnd, options: &LogOptions) -> u64 {
+    if is_planted(Bug::NoTailRewrite) {
+        return end.ordinal + 1;
+    }
     let short = end.bytes <= options.segment_bytes_first / 2;
     if short { header.first_ordinal } else { end.watermark + 1 }
 }
