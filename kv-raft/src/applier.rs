@@ -8,22 +8,32 @@ use crate::node::carries_commands;
 use crate::state_machine::{MachineError, StateMachine};
 
 /// One run of committed entries, applied and published.
-pub(crate) struct AppliedRun<R> {
+#[derive(Debug)]
+pub struct AppliedRun<R> {
     /// What the node has to know.
-    pub(crate) input: Input,
+    pub input: Input,
     /// The results of this run of this member, by sequence number, in log order.
-    pub(crate) results: Vec<(u64, R)>,
+    pub results: Vec<(u64, R)>,
 }
 
 /// Whose commands wait for a result here: a member's id and its boot epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Origin {
-    pub(crate) id: u64,
-    pub(crate) epoch: u64,
+pub struct Origin {
+    /// The member.
+    pub id: u64,
+    /// Which run of it.
+    pub epoch: u64,
 }
 
-/// Applies `entries` in order and publishes once. The caller hands the results over.
-pub(crate) fn apply_run<M: StateMachine>(
+/// Applies `entries`, one run of [`Effects::committed`](crate::Effects::committed), in order and publishes once. The caller hands
+/// the results over.
+///
+/// # Errors
+/// [`MachineError`] when an entry cannot be read; the process must stop.
+///
+/// # Panics
+/// When there is no entry, or the state machine does not answer each command once.
+pub fn apply_run<M: StateMachine>(
     machine: &mut M,
     origin: Origin,
     entries: &[LogEntry],

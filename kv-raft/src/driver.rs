@@ -509,6 +509,8 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             self.snapshot = (at, 0);
             self.step(Input::SnapshotInstalled(at.index));
             self.log.release(at.index)?;
+            // A follower that lives on its leader's snapshots takes none of its own, which would remove them.
+            snapshots::prune_below(self.disk.as_ref(), at.index)?;
             info!(self.logger, "applied snapshot"; "index" => at.index);
         }
         if effects.snapshot_wanted {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kv_codec::record::{LogEntry, Record};
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 
 use crate::tail::Position;
 
@@ -70,6 +70,50 @@ pub enum PeerMessage {
         /// The read may be served once this index is applied.
         index: u64,
     },
+}
+
+/// What a message says about its sender's disk: it must not leave before that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promise {
+    /// Nothing.
+    Nothing,
+    /// The sender is in this term, and will never be in an earlier one.
+    Term(u64),
+    /// It gave its vote of a term to a candidate.
+    Vote {
+        /// The term.
+        term: u64,
+        /// The candidate.
+        candidate: u64,
+    },
+    /// Its log agrees with the leader's of `term` up to `index`.
+    Log {
+        /// The leader's term.
+        term: u64,
+        /// The last entry.
+        index: u64,
+    },
+}
+
+impl PeerMessage {
+    /// What this message promises.
+    #[must_use]
+    pub fn promise(&self) -> Promise {
+        let Self::Raft(message) = self else {
+            return Promise::Nothing;
+        };
+        match message.get_msg_type() {
+            // They ask what would be, and change nothing.
+            MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse => Promise::Nothing,
+            MessageType::MsgRequestVoteResponse if !message.reject => {
+                Promise::Vote { term: message.term, candidate: message.to }
+            }
+            MessageType::MsgAppendResponse if !message.reject => {
+                Promise::Log { term: message.term, index: message.index }
+            }
+            _ => Promise::Term(message.term),
+        }
+    }
 }
 
 /// What happens to a node.

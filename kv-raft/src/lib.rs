@@ -41,12 +41,13 @@ mod state_machine;
 mod tail;
 mod validate;
 
+pub use applier::{AppliedRun, Origin, apply_run};
 pub use disk::{Disk, DiskFile, RealDisk, SyncMode};
 pub use driver::{COMMAND_BYTES_MAX, Driver, DriverConfig, DriverEvent, Handle, ProposeError, Status};
 pub use file_log::{Cut, FileLog, LogIds, LogOptions, Recovered, Spare, SpareSpec};
 pub use io::{
-    ConfChange, Effects, Envelope, Input, Leadership, Membership, PeerMessage, Persist, RejectReason, Rejected,
-    SnapshotToSend, Ticket,
+    ConfChange, Effects, Envelope, Input, Leadership, Membership, PeerMessage, Persist, Promise, RejectReason,
+    Rejected, SnapshotToSend, Ticket,
 };
 pub use kv_codec::record::{EntryKind, HardState, LogEntry, Record, SnapshotMark};
 pub use log_store::{LogError, LogStats, LogStore};

@@ -5,6 +5,7 @@ mod ready;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::{ENTRY_BYTES_MAX, HardState, LogEntry};
 use raft::eraftpb::{ConfChangeType, Entry, EntryType, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
@@ -63,7 +64,8 @@ pub struct NodeState {
 ///
 /// * A message that promises something about the disk leaves only after the write it promises is [`Input::Persisted`].
 /// * While a new term or vote is not durable, no message leaves at all.
-/// * Nothing but a change of term, vote, log or snapshot causes a write.
+/// * Nothing but a change of term, vote, log or snapshot causes a write, and a membership change that is about to be applied: it is
+///   durable as committed before, so that a member that has applied one never comes back without it.
 /// * A proposal is stepped on the leader only: raft's own forwarding never happens.
 /// * It does not stand for election between a snapshot's arrival and its install: raft would look for entries that the snapshot
 ///   replaced.
@@ -88,8 +90,8 @@ pub struct Node {
     held: VecDeque<(Ticket, Message)>,
     /// The hard state as it was last written.
     written: HardState,
-    /// Committed entries that have not been handed over.
-    to_apply: VecDeque<LogEntry>,
+    /// Committed entries that have not been handed over, and the ticket each waits for.
+    to_apply: VecDeque<(LogEntry, Ticket)>,
     /// Nothing is handed over before this conf change is applied.
     conf_gate: Option<u64>,
     /// Nothing is handed over before this snapshot is installed: its place, its ticket, whether it was asked for.
@@ -111,7 +113,7 @@ impl Node {
             id: config.id,
             election_tick: config.election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
-            applied: state.applied,
+            applied: if is_planted(Bug::StartFromIndexZero) { 0 } else { state.applied },
             max_size_per_msg: MESSAGE_BYTES_MAX,
             max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
@@ -223,7 +225,9 @@ impl Node {
     #[must_use]
     pub fn is_lone_leader(&self) -> bool {
         let raft = &self.raw.raft;
-        self.is_leader() && raft.prs().is_singleton() && raft.apply_to_current_term()
+        let alone = raft.prs().is_singleton() || is_planted(Bug::StaleLeaderRead);
+        let caught_up = raft.apply_to_current_term() || is_planted(Bug::EarlyLoneLeader);
+        self.is_leader() && alone && caught_up
     }
 
     /// Who leads in which term.

@@ -1,8 +1,9 @@
 //! What raft has ready, turned into effects: what to write, what waits for the disk, what may leave, what may be applied.
 
+use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::{EntryKind, Record, SnapshotMark};
 use raft::Ready;
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use slog::debug;
 
 use super::Node;
@@ -13,7 +14,7 @@ impl Node {
     pub(super) fn take_ready(&mut self, records: &mut Vec<Record>) {
         let mut ready = self.raw.ready();
         let number = ready.number();
-        let sync = ready.must_sync();
+        let sync = ready.must_sync() || self.commits_conf_change(&ready);
         let vote_changed = self.note_hard_state(&ready);
         if sync {
             self.asked = number;
@@ -27,7 +28,13 @@ impl Node {
                 self.finish_round(round, state.index);
             }
         }
-        self.to_apply.extend(ready.take_committed_entries().iter().map(to_log_entry));
+        let committed = ready.take_committed_entries();
+        self.to_apply.extend(committed.iter().map(|entry| {
+            let entry = to_log_entry(entry);
+            // What was written last says that it is committed.
+            let ticket = if entry.kind == EntryKind::ConfChange { self.asked } else { 0 };
+            (entry, ticket)
+        }));
         let at_once = ready.take_messages();
         let after_persist = ready.take_persisted_messages();
         self.raw.advance_append_async(ready);
@@ -36,11 +43,23 @@ impl Node {
             self.raw.on_persist_ready(number);
         }
         for message in at_once {
-            self.hold(self.vote_ticket, message);
+            self.hold(if is_planted(Bug::NoHoldOnTermChange) { 0 } else { self.vote_ticket }, message);
         }
         for message in after_persist {
+            let vote = message.get_msg_type() == MessageType::MsgRequestVoteResponse;
+            if is_planted(Bug::SendBeforePersisted) || is_planted(Bug::VoteBeforeDurable) && vote {
+                self.send(message);
+                continue;
+            }
             self.hold(self.asked, message);
         }
+    }
+
+    /// Whether a membership change is committed, and the log does not say so yet. Who comes back without it would ask members
+    /// that are gone for their votes.
+    fn commits_conf_change(&self, ready: &Ready) -> bool {
+        let conf_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
+        self.raw.raft.hard_state().commit != self.written.commit && ready.committed_entries().iter().any(conf_change)
     }
 
     /// Keeps the hard state; whether term or vote changed.
@@ -67,7 +86,8 @@ impl Node {
         records.extend(entries.iter().map(|entry| Record::Entry(to_log_entry(entry))));
         self.raw.mut_store().append(entries);
         let hard_state = from_raft_hard_state(&self.raw.raft.hard_state());
-        if hard_state != self.written {
+        let only_vote = (hard_state.term, hard_state.commit) == (self.written.term, self.written.commit);
+        if hard_state != self.written && !(is_planted(Bug::ForgetVote) && only_vote) {
             records.push(Record::HardState(hard_state));
             self.written = hard_state;
         }
@@ -103,14 +123,17 @@ impl Node {
     /// Hands over what may be applied now.
     pub(super) fn hand_over(&mut self) {
         if let Some((at, ticket, asked)) = &mut self.install_gate {
-            if !*asked && *ticket <= self.persisted {
+            if !*asked && (*ticket <= self.persisted || is_planted(Bug::InstallBeforePersisted)) {
                 *asked = true;
                 self.effects.install = Some(*at);
             }
-            return;
+            if !is_planted(Bug::ApplyDuringInstall) {
+                return;
+            }
         }
-        while self.conf_gate.is_none()
-            && let Some(entry) = self.to_apply.pop_front()
+        while (self.conf_gate.is_none() || is_planted(Bug::NoConfGate))
+            && self.to_apply.front().is_some_and(|(_, ticket)| *ticket <= self.persisted)
+            && let Some((entry, _)) = self.to_apply.pop_front()
         {
             if entry.kind == EntryKind::ConfChange {
                 self.conf_gate = Some(entry.index);
