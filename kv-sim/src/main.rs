@@ -1,92 +1,130 @@
-//! `kv-sim`: runs seeds, and shows one of them step by step.
+//! `kv-sim`: runs seeds, shows one of them step by step, shrinks what fails, and finds out what it would miss.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod minimise;
+mod mutants;
+mod runner;
 
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use kv_sim::{Report, simulate};
+use kv_codec::planted::{Bug, COMPILED_IN};
+use kv_sim::{Options, Plan, plan_of, simulate, simulate_plan};
 
 /// Runs simulated clusters. A failing seed is repeated by `kv-sim --seed N --trace`.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 struct Args {
     /// Run this seed only.
     #[arg(long)]
     seed: Option<u64>,
-    /// The first of a range of seeds.
-    #[arg(long, default_value_t = 1)]
-    first: u64,
-    /// How many seeds.
-    #[arg(long, default_value_t = 100)]
-    seeds: u64,
     /// Print every step.
     #[arg(long)]
     trace: bool,
+    /// Strike with these faults only, by number: `3,17`.
+    #[arg(long, value_delimiter = ',', requires = "seed")]
+    only: Option<Vec<u64>>,
+    /// Turn a knob of the plan: `loss=0`.
+    #[arg(long, value_parser = knob)]
+    set: Vec<(String, u64)>,
+    /// The first of a range of seeds.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// How many seeds; 100 unless `--hours` says when to end.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// End after so many virtual hours.
+    #[arg(long)]
+    hours: Option<u64>,
+    /// End after so many seconds of this process on a CPU.
+    #[arg(long)]
+    cpu_seconds: Option<u64>,
+    /// How many at once.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Do not shrink the first seed that fails.
+    #[arg(long)]
+    no_minimise: bool,
+    /// Plant a bug (needs a build with `--features planted-bugs`).
+    #[arg(long)]
+    bug: Option<String>,
+    /// Plant each bug in turn and see whether it is found.
+    #[arg(long)]
+    mutants: bool,
+    /// Seconds on a CPU within which a planted bug must be found.
+    #[arg(long, default_value_t = 120)]
+    mutant_seconds: u64,
+    /// Measure: three members, fifty calls a virtual second, the common faults.
+    #[arg(long)]
+    speed: bool,
 }
 
-/// Every so many seeds one is run twice, and both runs must be the same step by step.
-const TWICE_EVERY: u64 = 20;
-
-/// The seed that runs, for a panic's message.
-static RUNNING: AtomicU64 = AtomicU64::new(0);
-
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    // A panic in the core is a violation like any other, and says how to see it again.
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        print(info);
-        let seed = RUNNING.load(Ordering::Relaxed);
-        eprintln!("seed {seed}: panicked\n{}", repeat(seed));
-    }));
-    let seeds = args.seed.map_or(args.first..args.first + args.seeds, |seed| seed..seed + 1);
-    println!("kv-sim: seeds {} to {}", seeds.start, seeds.end - 1);
-    let mut total = Report::default();
-    for seed in seeds.clone() {
-        let report = run(seed, args.trace)?;
-        if seed % TWICE_EVERY == 0 {
-            anyhow::ensure!(
-                run(seed, false)? == report,
-                "seed {seed} does not repeat: the simulator is not deterministic"
-            );
-        }
-        add(&mut total, &report);
+fn knob(text: &str) -> Result<(String, u64), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
+    if !Plan::KNOBS.contains(&name) {
+        return Err(format!("there is no knob {name}; there are {}", Plan::KNOBS.join(", ")));
     }
+    Ok((name.to_owned(), value.parse().map_err(|error| format!("{value}: {error}"))?))
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        let only = self.only.as_ref().map(|only| only.iter().copied().collect::<BTreeSet<u64>>());
+        Options { trace: self.trace, only, set: self.set.clone() }
+    }
+
+    fn bug(&self) -> Result<Option<Bug>> {
+        let Some(name) = &self.bug else { return Ok(None) };
+        ensure!(COMPILED_IN, "no bug can be planted in this build: build it with --features planted-bugs");
+        let names = || Bug::ALL.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(", ");
+        Bug::named(name).map(Some).with_context(|| format!("there is no bug {name}; there are {}", names()))
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let bug = args.bug()?;
+    runner::tell_the_seed_of_a_panic(bug);
+    if args.mutants {
+        return mutants::run(&args);
+    }
+    if args.speed {
+        return speed();
+    }
+    match args.seed {
+        Some(seed) => one(seed, bug, &args),
+        None => runner::run(&args, bug),
+    }
+}
+
+/// One seed, told in full.
+fn one(seed: u64, bug: Option<Bug>, args: &Args) -> Result<()> {
+    runner::begin(seed, bug);
+    let options = args.options();
+    println!("kv-sim: seed {seed}: {}", plan_of(seed, &options));
+    match simulate(seed, &options) {
+        Ok(report) => {
+            println!(
+                "kv-sim: seed {seed} holds, trace {:08x}, {} faults\n{}",
+                report.trace_hash, report.faults, report.counts
+            );
+            Ok(())
+        }
+        Err(broken) => bail!("seed {seed} {broken}"),
+    }
+}
+
+fn speed() -> Result<()> {
+    let before = runner::cpu_ms();
+    let report =
+        simulate_plan(1, Plan::typical(), &Options::default()).map_err(|broken| anyhow::anyhow!("{broken}"))?;
+    let cpu_ms = (runner::cpu_ms() - before).max(1);
     println!(
-        "kv-sim: {} seeds, {} virtual s: {} writes acknowledged, {} of unknown outcome, {} reads, {} terms, \
-         {} crashes ({} power losses, {} disk errors), {} torn writes cut, {} snapshots installed; 0 violations",
-        seeds.end - seeds.start,
-        total.virtual_ms / 1_000,
-        total.acked,
-        total.unknown,
-        total.reads,
-        total.terms,
-        total.crashes,
-        total.power_losses,
-        total.disk_errors,
-        total.cuts,
-        total.installs,
+        "kv-sim: {} virtual s with {} answered calls in {}.{:03} s of CPU: {} virtual s per CPU s",
+        report.counts.virtual_ms / 1_000,
+        report.counts.checked,
+        cpu_ms / 1_000,
+        cpu_ms % 1_000,
+        report.counts.virtual_ms / cpu_ms
     );
     Ok(())
-}
-
-/// Runs one seed.
-fn run(seed: u64, trace: bool) -> anyhow::Result<Report> {
-    RUNNING.store(seed, Ordering::Relaxed);
-    simulate(seed, trace).map_err(|broken| anyhow::anyhow!("seed {seed}: {broken}\n{}", repeat(seed)))
-}
-
-fn repeat(seed: u64) -> String {
-    format!("repeat with: cargo xtask sim --seed {seed} --trace")
-}
-
-fn add(total: &mut Report, report: &Report) {
-    total.virtual_ms += report.virtual_ms;
-    total.acked += report.acked;
-    total.unknown += report.unknown;
-    total.reads += report.reads;
-    total.terms += report.terms;
-    total.crashes += report.crashes;
-    total.power_losses += report.power_losses;
-    total.disk_errors += report.disk_errors;
-    total.cuts += report.cuts;
-    total.installs += report.installs;
 }

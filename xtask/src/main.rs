@@ -67,11 +67,7 @@ fn run(task: Task) -> Result<()> {
         Task::Ci => ci::run(&workspace),
         Task::Tidy => tidy::run(&workspace),
         Task::Clients => clients::run(&workspace).map(drop),
-        Task::Sim(passed) => {
-            let mut command = workspace.cargo(&["run", "--release", "--package", "kv-sim", "--"]);
-            command.args(passed.arguments);
-            step(&mut command)
-        }
+        Task::Sim(passed) => step(&mut simulator(&workspace, &passed.arguments)),
         Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),
         Task::Bench(passed) => {
             // Without a tool's name it is the wire.
@@ -82,6 +78,17 @@ fn run(task: Task) -> Result<()> {
             step(command.args(passed.arguments.iter().skip(usize::from(named.is_some()))))
         }
     }
+}
+
+/// The simulator, built for release; with bugs to plant in it where the arguments ask for some.
+fn simulator(workspace: &Workspace, arguments: &[String]) -> std::process::Command {
+    let mut command = workspace.cargo(&["run", "--release", "--package", "kv-sim"]);
+    let planted = |argument: &String| argument == "--mutants" || argument == "--bug" || argument.starts_with("--bug=");
+    if arguments.iter().any(planted) {
+        command.args(["--features", "planted-bugs"]);
+    }
+    command.arg("--").args(arguments);
+    command
 }
 
 /// A tool of kv-bench against our server, both built for release.

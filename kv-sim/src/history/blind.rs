@@ -162,7 +162,7 @@ fn kind_of(call: &Call, answer: Option<&Answer>, key: &[u8], number: &mut impl F
         (
             Request::Range { key: from, end, limit: 0, revision: 0 },
             Some(Answer { told: Told::Range(pairs, ..), .. }),
-        ) if within(key, from, end) && call.floor != (0, 0) => {
+        ) if within(key, from, end) && !call.may_be_old => {
             let found = pairs.iter().find(|pair| pair.key == key);
             Some(Kind::Read(found.map(|pair| number(&pair.value))))
         }

@@ -136,7 +136,9 @@ pub(crate) enum End {
 pub(crate) struct Call {
     pub(crate) request: Request,
     /// The highest place of any call that was answered before this one was made.
-    pub(crate) floor: Place,
+    floor: Place,
+    /// A read that asks for no more than some state of the past.
+    pub(crate) may_be_old: bool,
     pub(crate) made: u64,
     pub(crate) end: End,
     /// Of a read: where it was served.
@@ -154,7 +156,7 @@ pub struct History {
     committed: Vec<(Place, CallId)>,
     places: BTreeMap<CallId, Place>,
     last_index: u64,
-    pub(crate) floor: Place,
+    floor: Place,
     clock: u64,
 }
 
@@ -173,7 +175,7 @@ impl History {
     /// Somebody asks.
     pub fn made(&mut self, request: Request) -> CallId {
         let made = self.now();
-        self.calls.push(Call { request, floor: self.floor, made, end: End::Unknown, served: None });
+        self.calls.push(Call { request, floor: self.floor, may_be_old: false, made, end: End::Unknown, served: None });
         self.calls.len() - 1
     }
 
@@ -181,6 +183,7 @@ impl History {
     pub fn made_without_floor(&mut self, request: Request) -> CallId {
         let call = self.made(request);
         self.calls[call].floor = (0, 0);
+        self.calls[call].may_be_old = true;
         call
     }
 
@@ -217,8 +220,7 @@ impl History {
         let now = self.now();
         self.calls[call].end = End::Answered(now, answer);
         // A read that may be old promises nothing to later ones.
-        let may_be_old = self.calls[call].floor == (0, 0);
-        if !may_be_old {
+        if !self.calls[call].may_be_old {
             self.floor = self.floor.max(place);
         }
     }
