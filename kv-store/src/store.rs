@@ -8,7 +8,7 @@ use kv_codec::planted::{Bug, is_planted};
 
 use crate::changes::Changes;
 use crate::txn::write_txn;
-use crate::{ApplyError, Block, ConfChange, MemberChange, Members, Rejection, TxnOutcome, View};
+use crate::{ApplyError, Block, ConfChange, MemberChange, Members, Rejection, Revision, TxnOutcome, View};
 
 /// The result of one command, handed over with the wake-up: nobody reads the store again to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +113,8 @@ impl Store {
     pub fn install(&mut self, view: View) {
         self.view = view;
         if is_planted(Bug::RevisionFromHistory) {
-            self.view.revision = self.view.history.get_max().map_or(1, |(revision, _)| revision.main);
+            let kept = self.view.history.range(Revision::default()..=Revision::last_of(i64::MAX));
+            self.view.revision = kept.last().map_or(1, Block::mod_revision);
         }
     }
 
