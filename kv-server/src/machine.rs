@@ -17,6 +17,8 @@ pub(crate) struct Machine {
     completions: mpsc::UnboundedSender<Completion>,
     /// The published index, for reads that wait for one.
     applied: watch::Sender<u64>,
+    /// The state before a snapshot was installed, until the new one is published.
+    replaced: Option<View>,
 }
 
 impl Machine {
@@ -25,12 +27,18 @@ impl Machine {
         completions: mpsc::UnboundedSender<Completion>,
         applied: watch::Sender<u64>,
     ) -> Self {
-        Self { store, completions, applied }
+        Self { store, completions, applied, replaced: None }
     }
 
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }
+}
+
+/// Drops what may be the last of a whole store, on a thread of its own: at a million keys that takes a good part of a second.
+pub(crate) fn free(last: impl Send + 'static) {
+    // Where there is no thread left, it is dropped here.
+    drop(std::thread::Builder::new().name("kv-free".into()).spawn(move || drop(last)));
 }
 
 fn stop(error: impl ToString) -> MachineError {
@@ -58,6 +66,9 @@ impl StateMachine for Machine {
     fn publish(&mut self) {
         self.store.publish();
         self.applied.send_replace(self.store.view().applied_index());
+        if let Some(replaced) = self.replaced.take() {
+            free(replaced);
+        }
     }
 
     fn done(&mut self, results: Vec<(u64, Applied)>) {
@@ -100,7 +111,9 @@ impl StateMachine for Machine {
         while let Some(chunk) = source()? {
             loader.push(&chunk).map_err(stop)?;
         }
-        self.store.install(loader.finish().map_err(stop)?);
+        let view = loader.finish().map_err(stop)?;
+        self.replaced = Some(self.store.view().clone());
+        self.store.install(view);
         Ok(())
     }
 }

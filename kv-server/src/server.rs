@@ -23,7 +23,7 @@ use crate::config::{Config, Url};
 use crate::data_dir::{DataDir, DataDirError, Identity};
 use crate::listener::Listener;
 use crate::logging;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::metrics::{Metrics, Names};
 use crate::service::{Core, Limits};
 use crate::status::ApiError;
@@ -195,7 +195,11 @@ impl Server {
         let _ = self.stop.send(());
         while self.listeners.join_next().await.is_some() {}
         stop_driver(&self.core, self.driver_thread).await;
-        info!(self.logger, "closed etcd server"; "revision" => self.core.views.load().revision());
+        let last = self.core.views.load_full();
+        info!(self.logger, "closed etcd server"; "revision" => last.revision());
+        // Whoever waits for the end of the server need not wait for its memory.
+        drop(self.core);
+        machine::free(last);
     }
 }
 

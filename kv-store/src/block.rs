@@ -121,6 +121,12 @@ impl Block {
         self.u32_at(36) & TOMBSTONE != 0
     }
 
+    /// How many own it.
+    #[cfg(test)]
+    pub(crate) fn owners(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// The bytes it takes, the allocation's own header aside.
     #[must_use]
     pub fn bytes(&self) -> u64 {

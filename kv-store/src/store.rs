@@ -199,3 +199,34 @@ impl Store {
         Applied { revision: self.view.revision, outcome }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kv_codec::command::{BatchBuilder, CommandHeader, Put};
+
+    use super::*;
+
+    /// Readers on many cores would slow each other down if each had to count itself somewhere.
+    #[test]
+    fn a_point_read_counts_no_reader() {
+        let mut store = Store::genesis(Members::default());
+        let put = Put { key: b"k", value: b"v", lease: 0, prev_kv: false, ignore_value: false, ignore_lease: false };
+        let mut batch = BatchBuilder::default();
+        batch.push(&Body::Put(put).encode(&CommandHeader::default()));
+        store.apply(2, 1, &batch.finish(), &mut Vec::new()).expect("a put is applied");
+        store.publish();
+
+        let reader = store.reader();
+        let view = reader.load_full();
+        let block = view.get(b"k").expect("it was put").clone();
+        let owners = |view: &Arc<View>| (Arc::strong_count(view), block.owners());
+        let before = owners(&view);
+        let guards: Vec<_> = (0..4).map(|_| reader.load()).collect();
+        for guard in &guards {
+            let found = guard.get(b"k").expect("it was put");
+            assert_eq!((found.value(), owners(guard)), (&b"v"[..], before));
+        }
+        let kept = reader.load_full();
+        assert_eq!(owners(&kept).0, before.0 + 1, "to keep a view is to count");
+    }
+}

@@ -7,6 +7,7 @@
 //! 4. List everything in one answer, put every key anew, and compact: each while a small put is due every ten milliseconds, whether or
 //!    not the last one was answered. The worst of them tells whether anything stalls.
 //! 5. Ours once more with a snapshot after every entry: puts while it is written, and a restart from it.
+//! 6. The store of ours alone, in this process: a reader beside a writer of the same map, and beside a writer of another.
 //!
 //! # What to read with care
 //! * The device's counter has everybody's writes, and no figure where the report's directory is on no disk of its own (in memory, say).
@@ -14,6 +15,7 @@
 
 mod load;
 mod pulse;
+mod readers;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -182,10 +184,15 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
         figures.add(RESTART, "s", took.as_secs_f64());
     }
     drop(server);
+    if is_ours {
+        let ratio = tokio::task::spawn_blocking(move || readers::ratio(keys, value, seed)).await;
+        figures.add(READERS, "x", ratio.context("the readers were interrupted")??);
+    }
     Ok(figures.rows)
 }
 
 const RESTART: &str = "restart to first read";
+const READERS: &str = "a reader's speed while the map it reads is written, to another one";
 
 fn temporary(out: &Path) -> Result<tempfile::TempDir> {
     // Beside the report and not in /tmp, which may be memory, where a sync costs nothing.
