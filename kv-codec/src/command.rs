@@ -23,7 +23,12 @@
 //! # Ok::<(), kv_codec::DecodeError>(())
 //! ```
 
+mod txn;
+
 use bytes::Bytes;
+
+pub use txn::{Compare, CompareResult, CompareTarget, Op, Range, TXN_DEPTH_MAX, Txn};
+use txn::{decode_txn, encode_txn};
 
 use crate::DecodeError;
 use crate::member::{Member, NAME_BYTES_MAX, URLS_MAX};
@@ -81,94 +86,44 @@ pub struct DeleteRange<'a> {
     pub prev_kv: bool,
 }
 
-/// A read inside a transaction. The numbers are those of the etcd API; what a sort target means is the store's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range<'a> {
-    /// The first key.
-    pub key: &'a [u8],
-    /// The end of the range, as in [`DeleteRange`].
-    pub range_end: &'a [u8],
-    /// How many at most; 0 or less for all.
-    pub limit: i64,
-    /// At which revision; 0 or less for the current one.
-    pub revision: i64,
-    /// 0 none, 1 ascending, 2 descending.
-    pub sort_order: u8,
-    /// 0 key, 1 version, 2 create revision, 3 mod revision, 4 value.
-    pub sort_target: u8,
-    /// Leave the values out of the answer.
-    pub keys_only: bool,
-    /// Count only.
-    pub count_only: bool,
-    /// Bounds of the mod revision, 0 for off: at least, at most.
-    pub mod_revisions: (i64, i64),
-    /// Bounds of the create revision, 0 for off: at least, at most.
-    pub create_revisions: (i64, i64),
+/// What is wrong with a member or its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AlarmKind {
+    /// The store is as large as it may be.
+    NoSpace,
+    /// A member differs from the others.
+    Corrupt,
 }
 
-/// How a [`Compare`] compares.
+/// Raises an alarm or calls it off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CompareResult {
-    /// Equal.
-    Equal,
-    /// What is there is greater.
-    Greater,
-    /// What is there is less.
-    Less,
-    /// Not equal.
-    NotEqual,
+pub struct Alarm {
+    /// Whether it is raised.
+    pub raise: bool,
+    /// Whose it is.
+    pub member: u64,
+    /// Which.
+    pub kind: AlarmKind,
 }
 
-/// With what a [`Compare`] compares.
+/// What a leader says that saw a lease expire. It counts only if both are still so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CompareTarget<'a> {
-    /// The version.
-    Version(i64),
-    /// The create revision.
-    Create(i64),
-    /// The mod revision.
-    Mod(i64),
-    /// The value.
-    Value(&'a [u8]),
+pub struct Expired {
+    /// The leader's term, at least 1.
+    pub term: u64,
+    /// The entry that granted the lease.
+    pub granted: u64,
+}
+
+/// What is left of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseCheckpoint {
     /// The lease.
-    Lease(i64),
-}
-
-/// A condition of a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Compare<'a> {
-    /// The first key.
-    pub key: &'a [u8],
-    /// The end of the range, as in [`DeleteRange`]; every key in it is compared.
-    pub range_end: &'a [u8],
-    /// How.
-    pub result: CompareResult,
-    /// With what.
-    pub target: CompareTarget<'a>,
-}
-
-/// One operation of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Op<'a> {
-    /// Reads.
-    Range(Range<'a>),
-    /// Writes a key.
-    Put(Put<'a>),
-    /// Deletes a range.
-    DeleteRange(DeleteRange<'a>),
-    /// A transaction inside this one.
-    Txn(Txn<'a>),
-}
-
-/// A transaction: one list of operations or the other, by whether all conditions hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Txn<'a> {
-    /// The conditions.
-    pub compare: Vec<Compare<'a>>,
-    /// What is done when all hold.
-    pub success: Vec<Op<'a>>,
-    /// What is done when one does not.
-    pub failure: Vec<Op<'a>>,
+    pub id: i64,
+    /// The entry that granted it: another lease of that id is not meant.
+    pub granted: u64,
+    /// Seconds; 0 for all that it was granted.
+    pub remaining_ttl: i64,
 }
 
 /// What a member says of itself once it runs.
@@ -196,6 +151,29 @@ pub enum Body<'a> {
         /// The oldest revision that stays readable.
         revision: i64,
     },
+    /// Grants a lease.
+    LeaseGrant {
+        /// Its id, not 0.
+        id: i64,
+        /// How many seconds it lives without being kept alive.
+        ttl: i64,
+    },
+    /// Ends a lease and deletes the keys that are attached to it.
+    LeaseRevoke {
+        /// The lease.
+        id: i64,
+        /// The leader that saw it expire; `None` when its client asks for it.
+        expired: Option<Expired>,
+    },
+    /// Notes what is left of leases, for a leader that comes later to go on from.
+    LeaseCheckpoint {
+        /// The term in whose entries the command counts.
+        term: u64,
+        /// What is left of each.
+        checkpoints: Vec<LeaseCheckpoint>,
+    },
+    /// See [`Alarm`].
+    Alarm(Alarm),
     /// See [`Publish`].
     Publish(Publish),
     /// Adds a member (travels in a conf-change entry).
@@ -217,7 +195,10 @@ const KIND_PUT: u8 = 1;
 const KIND_DELETE_RANGE: u8 = 2;
 const KIND_TXN: u8 = 3;
 const KIND_COMPACT: u8 = 4;
-const KIND_RANGE: u8 = 5;
+const KIND_LEASE_GRANT: u8 = 6;
+const KIND_LEASE_REVOKE: u8 = 7;
+const KIND_LEASE_CHECKPOINT: u8 = 8;
+const KIND_ALARM: u8 = 9;
 const KIND_PUBLISH: u8 = 64;
 const KIND_MEMBER_ADD: u8 = 65;
 const KIND_MEMBER_REMOVE: u8 = 66;
@@ -227,11 +208,7 @@ const KIND_MEMBER_UPDATE: u8 = 68;
 const FLAG_PREV_KV: u8 = 1;
 const FLAG_IGNORE_VALUE: u8 = 2;
 const FLAG_IGNORE_LEASE: u8 = 4;
-const FLAG_KEYS_ONLY: u8 = 1;
-const FLAG_COUNT_ONLY: u8 = 2;
-
-/// How deep transactions nest: each level spends at least one operation of `--max-txn-ops`.
-pub const TXN_DEPTH_MAX: u32 = 128;
+const FLAG_RAISE: u8 = 1;
 
 impl Body<'_> {
     /// The bytes of the command that `header` and `self` make.
@@ -265,6 +242,35 @@ impl Body<'_> {
             Body::Compact { revision } => {
                 out.push(KIND_COMPACT);
                 put_u64(out, revision.cast_unsigned());
+            }
+            Body::LeaseGrant { id, ttl } => {
+                out.push(KIND_LEASE_GRANT);
+                put_u64(out, id.cast_unsigned());
+                put_u64(out, ttl.cast_unsigned());
+            }
+            Body::LeaseRevoke { id, expired } => {
+                out.push(KIND_LEASE_REVOKE);
+                put_u64(out, id.cast_unsigned());
+                put_u64(out, expired.map_or(0, |expired| expired.term));
+                if let Some(expired) = expired {
+                    put_u64(out, expired.granted);
+                }
+            }
+            Body::LeaseCheckpoint { term, checkpoints } => {
+                out.push(KIND_LEASE_CHECKPOINT);
+                put_u64(out, *term);
+                put_u64(out, checkpoints.len() as u64);
+                for LeaseCheckpoint { id, granted, remaining_ttl } in checkpoints {
+                    put_u64(out, id.cast_unsigned());
+                    put_u64(out, *granted);
+                    put_u64(out, remaining_ttl.cast_unsigned());
+                }
+            }
+            Body::Alarm(alarm) => {
+                out.push(KIND_ALARM);
+                out.push(flag(alarm.raise, FLAG_RAISE));
+                out.push(alarm.kind.number());
+                out.extend_from_slice(&alarm.member.to_le_bytes());
             }
             Body::Publish(publish) => {
                 out.push(KIND_PUBLISH);
@@ -305,6 +311,29 @@ impl<'a> Body<'a> {
             KIND_DELETE_RANGE => Body::DeleteRange(decode_delete(&mut reader)?),
             KIND_TXN => Body::Txn(decode_txn(&mut reader, TXN_DEPTH_MAX)?),
             KIND_COMPACT => Body::Compact { revision: reader.i64("revision")? },
+            KIND_LEASE_GRANT => Body::LeaseGrant { id: reader.i64("lease")?, ttl: reader.i64("TTL")? },
+            KIND_LEASE_REVOKE => Body::LeaseRevoke {
+                id: reader.i64("lease")?,
+                expired: match reader.u64("term")? {
+                    0 => None,
+                    term => Some(Expired { term, granted: reader.u64("index of a grant")? }),
+                },
+            },
+            KIND_LEASE_CHECKPOINT => {
+                let checkpoint = |reader: &mut Reader<'a>| {
+                    Ok(LeaseCheckpoint {
+                        id: reader.i64("lease")?,
+                        granted: reader.u64("index of a grant")?,
+                        remaining_ttl: reader.i64("TTL")?,
+                    })
+                };
+                Body::LeaseCheckpoint { term: reader.u64("term")?, checkpoints: list(&mut reader, checkpoint)? }
+            }
+            KIND_ALARM => Body::Alarm(Alarm {
+                raise: flags(&mut reader, FLAG_RAISE)? != 0,
+                kind: AlarmKind::from_number(reader.u8("alarm")?)?,
+                member: reader.fixed_u64("member id")?,
+            }),
             KIND_PUBLISH => Body::Publish(Publish {
                 id: reader.fixed_u64("member id")?,
                 name: crate::member::string(&mut reader, NAME_BYTES_MAX, "member name")?,
@@ -321,6 +350,29 @@ impl<'a> Body<'a> {
         };
         reader.end("command")?;
         Ok(body)
+    }
+}
+
+impl AlarmKind {
+    /// Its number in our formats, which is that of the etcd API.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::NoSpace => 1,
+            Self::Corrupt => 2,
+        }
+    }
+
+    /// The alarm of a number.
+    ///
+    /// # Errors
+    /// [`DecodeError::Invalid`] for one that there is not.
+    pub fn from_number(number: u8) -> Result<Self, DecodeError> {
+        match number {
+            1 => Ok(Self::NoSpace),
+            2 => Ok(Self::Corrupt),
+            _ => Err(DecodeError::Invalid("alarm")),
+        }
     }
 }
 
@@ -364,73 +416,6 @@ fn decode_delete<'a>(reader: &mut Reader<'a>) -> Result<DeleteRange<'a>, DecodeE
     })
 }
 
-fn encode_range(out: &mut Vec<u8>, range: &Range<'_>) {
-    out.push(KIND_RANGE);
-    out.push(flag(range.keys_only, FLAG_KEYS_ONLY) | flag(range.count_only, FLAG_COUNT_ONLY));
-    out.push(range.sort_order);
-    out.push(range.sort_target);
-    let (mods, creates) = (range.mod_revisions, range.create_revisions);
-    for number in [range.limit, range.revision, mods.0, mods.1, creates.0, creates.1] {
-        put_u64(out, number.cast_unsigned());
-    }
-    put_bytes(out, range.key);
-    put_bytes(out, range.range_end);
-}
-
-fn decode_range<'a>(reader: &mut Reader<'a>) -> Result<Range<'a>, DecodeError> {
-    let flags = flags(reader, FLAG_KEYS_ONLY | FLAG_COUNT_ONLY)?;
-    let (sort_order, sort_target) = (reader.u8("sort order")?, reader.u8("sort target")?);
-    if sort_order > 2 || sort_target > 4 {
-        return Err(DecodeError::Invalid("sort option"));
-    }
-    Ok(Range {
-        sort_order,
-        sort_target,
-        keys_only: flags & FLAG_KEYS_ONLY != 0,
-        count_only: flags & FLAG_COUNT_ONLY != 0,
-        limit: reader.i64("limit")?,
-        revision: reader.i64("revision")?,
-        mod_revisions: (reader.i64("mod revision")?, reader.i64("mod revision")?),
-        create_revisions: (reader.i64("create revision")?, reader.i64("create revision")?),
-        key: reader.bytes(FIELD_BYTES_MAX, "key")?,
-        range_end: reader.bytes(FIELD_BYTES_MAX, "range end")?,
-    })
-}
-
-fn encode_txn(out: &mut Vec<u8>, txn: &Txn<'_>) {
-    put_u64(out, txn.compare.len() as u64);
-    for compare in &txn.compare {
-        encode_compare(out, compare);
-    }
-    for ops in [&txn.success, &txn.failure] {
-        put_u64(out, ops.len() as u64);
-        for op in ops {
-            match op {
-                Op::Range(range) => encode_range(out, range),
-                Op::Put(put) => encode_put(out, put),
-                Op::DeleteRange(delete) => encode_delete(out, delete),
-                Op::Txn(txn) => {
-                    out.push(KIND_TXN);
-                    encode_txn(out, txn);
-                }
-            }
-        }
-    }
-}
-
-fn decode_txn<'a>(reader: &mut Reader<'a>, depth: u32) -> Result<Txn<'a>, DecodeError> {
-    let depth = depth.checked_sub(1).ok_or(DecodeError::Invalid("depth of a transaction"))?;
-    let compare = list(reader, decode_compare)?;
-    let op = |reader: &mut Reader<'a>| match reader.u8("operation kind")? {
-        KIND_RANGE => Ok(Op::Range(decode_range(reader)?)),
-        KIND_PUT => Ok(Op::Put(decode_put(reader)?)),
-        KIND_DELETE_RANGE => Ok(Op::DeleteRange(decode_delete(reader)?)),
-        KIND_TXN => Ok(Op::Txn(decode_txn(reader, depth)?)),
-        _ => Err(DecodeError::Invalid("operation kind")),
-    };
-    Ok(Txn { compare, success: list(reader, op)?, failure: list(reader, op)? })
-}
-
 /// A count and so many items. Each takes at least a byte, so that the input's own length bounds what is kept.
 fn list<'a, T>(
     reader: &mut Reader<'a>,
@@ -441,49 +426,6 @@ fn list<'a, T>(
         return Err(DecodeError::Truncated("list"));
     }
     (0..count).map(|_| item(reader)).collect()
-}
-
-fn encode_compare(out: &mut Vec<u8>, compare: &Compare<'_>) {
-    out.push(match compare.result {
-        CompareResult::Equal => 0,
-        CompareResult::Greater => 1,
-        CompareResult::Less => 2,
-        CompareResult::NotEqual => 3,
-    });
-    let (target, number) = match compare.target {
-        CompareTarget::Version(number) => (0, number),
-        CompareTarget::Create(number) => (1, number),
-        CompareTarget::Mod(number) => (2, number),
-        CompareTarget::Value(_) => (3, 0),
-        CompareTarget::Lease(number) => (4, number),
-    };
-    out.push(target);
-    match compare.target {
-        CompareTarget::Value(value) => put_bytes(out, value),
-        _ => put_u64(out, number.cast_unsigned()),
-    }
-    put_bytes(out, compare.key);
-    put_bytes(out, compare.range_end);
-}
-
-fn decode_compare<'a>(reader: &mut Reader<'a>) -> Result<Compare<'a>, DecodeError> {
-    let result = match reader.u8("compare result")? {
-        0 => CompareResult::Equal,
-        1 => CompareResult::Greater,
-        2 => CompareResult::Less,
-        3 => CompareResult::NotEqual,
-        _ => return Err(DecodeError::Invalid("compare result")),
-    };
-    let target = match reader.u8("compare target")? {
-        0 => CompareTarget::Version(reader.i64("version")?),
-        1 => CompareTarget::Create(reader.i64("create revision")?),
-        2 => CompareTarget::Mod(reader.i64("mod revision")?),
-        3 => CompareTarget::Value(reader.bytes(FIELD_BYTES_MAX, "value")?),
-        4 => CompareTarget::Lease(reader.i64("lease")?),
-        _ => return Err(DecodeError::Invalid("compare target")),
-    };
-    let key = reader.bytes(FIELD_BYTES_MAX, "key")?;
-    Ok(Compare { key, range_end: reader.bytes(FIELD_BYTES_MAX, "range end")?, result, target })
 }
 
 fn flag(set: bool, bit: u8) -> u8 {
@@ -686,6 +628,18 @@ mod tests {
             Body::DeleteRange(DeleteRange { key: b"a", range_end: b"b", prev_kv: true }),
             Body::Txn(a_txn()),
             Body::Compact { revision: 12 },
+            Body::LeaseGrant { id: i64::MIN, ttl: 60 },
+            Body::LeaseRevoke { id: -1, expired: None },
+            Body::LeaseRevoke { id: 1, expired: Some(Expired { term: 7, granted: 300 }) },
+            Body::LeaseCheckpoint {
+                term: 3,
+                checkpoints: vec![
+                    LeaseCheckpoint { id: 1, granted: 8, remaining_ttl: 300 },
+                    LeaseCheckpoint { id: 2, granted: 0, remaining_ttl: 0 },
+                ],
+            },
+            Body::Alarm(Alarm { raise: true, member: 9, kind: AlarmKind::NoSpace }),
+            Body::Alarm(Alarm { raise: false, member: 0, kind: AlarmKind::Corrupt }),
             Body::Publish(Publish { id: 7, name: "n".into(), client_urls: vec!["http://a:1".into()] }),
             Body::MemberAdd(Member {
                 id: 9,
@@ -719,6 +673,22 @@ mod tests {
                 1, b'k', 5, b'v', b'a', b'l', b'u', b'e'
             ]
         );
+    }
+
+    #[test]
+    fn golden_leases_and_alarms() {
+        let body = |body: Body<'_>| {
+            let command = body.encode(&CommandHeader::default());
+            CommandRef::decode(&command).unwrap().body.to_vec()
+        };
+        assert_eq!(body(Body::LeaseGrant { id: 300, ttl: 60 }), [6, 0xac, 2, 60]);
+        assert_eq!(body(Body::LeaseRevoke { id: 300, expired: None }), [7, 0xac, 2, 0]);
+        let expired = Some(Expired { term: 2, granted: 9 });
+        assert_eq!(body(Body::LeaseRevoke { id: 300, expired }), [7, 0xac, 2, 2, 9]);
+        let checkpoint = LeaseCheckpoint { id: 5, granted: 6, remaining_ttl: 9 };
+        assert_eq!(body(Body::LeaseCheckpoint { term: 4, checkpoints: vec![checkpoint] }), [8, 4, 1, 5, 6, 9]);
+        let alarm = Alarm { raise: true, member: 3, kind: AlarmKind::NoSpace };
+        assert_eq!(body(Body::Alarm(alarm)), [9, 1, 1, 3, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]

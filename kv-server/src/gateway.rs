@@ -3,24 +3,36 @@
 //! Messages are translated by their descriptors: field names as in the `.proto` files, 64-bit integers as strings, bytes in base64,
 //! zero values left out. Input takes either casing of names, numbers as numbers or strings, and ignores fields it does not know.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
 
-use axum::Router;
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::{Extension, Router};
 use bytes::Bytes;
+use futures_util::stream;
 use http::{StatusCode, header};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
+use serde_json::de::SliceRead;
 use serde_json::json;
+use tokio::sync::watch::Receiver;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::Code;
 
+use crate::grpc::watching::watch_frames;
 use crate::proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, HashKvRequest, MemberListRequest, PutRequest, RangeRequest, TxnRequest,
+    AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, HashKvRequest, HashRequest,
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+    MemberListRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
 };
-use crate::service::Core;
+use crate::proto::v3electionpb::{CampaignRequest, LeaderRequest, ProclaimRequest, ResignRequest};
+use crate::proto::v3lockpb::{LockRequest, UnlockRequest};
+use crate::service::{Core, Observer};
 use crate::status::ApiError;
 
 /// What a body may hold beside the request itself; base64 makes keys and values a third longer.
@@ -32,18 +44,39 @@ static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// The calls that are there, under `/v3/` and under the older `/v3beta/`.
-pub(crate) fn routes(core: &Arc<Core>) -> Router {
+pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> Router {
     let calls = Router::new()
         .route("/kv/range", post(range))
         .route("/kv/put", post(put))
         .route("/kv/deleterange", post(delete_range))
         .route("/kv/txn", post(txn))
         .route("/kv/compaction", post(compact))
+        .route("/watch", post(watch))
+        .route("/lease/grant", post(lease_grant))
+        .route("/lease/revoke", post(lease_revoke))
+        .route("/kv/lease/revoke", post(lease_revoke))
+        .route("/lease/keepalive", post(lease_keep_alive))
+        .route("/lease/timetolive", post(lease_time_to_live))
+        .route("/kv/lease/timetolive", post(lease_time_to_live))
+        .route("/lease/leases", post(lease_leases))
+        .route("/kv/lease/leases", post(lease_leases))
+        .route("/lock/lock", post(lock))
+        .route("/lock/unlock", post(unlock))
+        .route("/election/campaign", post(campaign))
+        .route("/election/proclaim", post(proclaim))
+        .route("/election/leader", post(leader))
+        .route("/election/observe", post(observe))
+        .route("/election/resign", post(resign))
         .route("/maintenance/status", post(status))
+        .route("/maintenance/alarm", post(alarm))
+        .route("/maintenance/defragment", post(defragment))
+        .route("/maintenance/hash", post(hash))
         .route("/maintenance/hashkv", post(hash_kv))
+        .route("/maintenance/snapshot", post(snapshot))
         .route("/cluster/member/list", post(member_list))
         .layer(DefaultBodyLimit::max(core.limits.request_bytes_max * 4 / 3 + BODY_OVERHEAD_BYTES))
-        .with_state(Arc::clone(core));
+        .with_state(Arc::clone(core))
+        .layer(Extension(stop.clone()));
     Router::new().nest("/v3", calls.clone()).nest("/v3beta", calls)
 }
 
@@ -79,8 +112,148 @@ async fn hash_kv(State(core): State<Arc<Core>>, body: Bytes) -> Response {
     call("HashKV", &body, hash).await
 }
 
+async fn hash(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let hash = async |request: HashRequest| {
+        let hashed = tokio::task::spawn_blocking(move || core.hash(&request)).await;
+        hashed.map_err(|_| ApiError::Stopped)
+    };
+    call("Hash", &body, hash).await
+}
+
+async fn alarm(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("Alarm", &body, async |request: AlarmRequest| core.alarm(&request).await).await
+}
+
+async fn defragment(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("Defragment", &body, async |_: DefragmentRequest| Ok(core.defragment())).await
+}
+
+async fn snapshot(State(core): State<Arc<Core>>) -> Response {
+    let blobs = ReceiverStream::new(core.snapshot());
+    lines(blobs.map(|blob| Ok(json("etcdserverpb.SnapshotResponse", &blob.encode_to_vec()))))
+}
+
+async fn lease_grant(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("LeaseGrant", &body, async |request: LeaseGrantRequest| core.lease_grant(&request).await).await
+}
+
+async fn lease_revoke(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("LeaseRevoke", &body, async |request: LeaseRevokeRequest| core.lease_revoke(&request).await).await
+}
+
+async fn lease_time_to_live(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let work = async |request: LeaseTimeToLiveRequest| core.lease_time_to_live(&request).await;
+    call("LeaseTimeToLive", &body, work).await
+}
+
+async fn lease_leases(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("LeaseLeases", &body, async |_: LeaseLeasesRequest| Ok(core.lease_leases())).await
+}
+
+/// Each lease that the body names is kept alive once.
+async fn lease_keep_alive(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let requests = match read_all::<LeaseKeepAliveRequest>("etcdserverpb.LeaseKeepAliveRequest", &body) {
+        Ok(requests) => requests,
+        Err(why) => return error(Code::InvalidArgument, &why),
+    };
+    let answers = tokio_stream::iter(requests).then(move |request| {
+        let core = Arc::clone(&core);
+        async move {
+            let answer = core.lease_keep_alive(&request).await?;
+            Ok(json("etcdserverpb.LeaseKeepAliveResponse", &answer.encode_to_vec()))
+        }
+    });
+    lines(answers)
+}
+
+async fn lock(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let work = async |request: LockRequest| core.acquire(&request).await;
+    call_of("v3lockpb.LockRequest", "v3lockpb.LockResponse", &body, work).await
+}
+
+async fn unlock(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let work = async |request: UnlockRequest| core.release(&request).await;
+    call_of("v3lockpb.UnlockRequest", "v3lockpb.UnlockResponse", &body, work).await
+}
+
+async fn campaign(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let work = async |request: CampaignRequest| core.campaign(&request).await;
+    call_of("v3electionpb.CampaignRequest", "v3electionpb.CampaignResponse", &body, work).await
+}
+
+async fn proclaim(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let work = async |request: ProclaimRequest| core.proclaim(&request).await;
+    call_of("v3electionpb.ProclaimRequest", "v3electionpb.ProclaimResponse", &body, work).await
+}
+
+async fn leader(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let work = async |request: LeaderRequest| core.leader(&request).await;
+    call_of("v3electionpb.LeaderRequest", "v3electionpb.LeaderResponse", &body, work).await
+}
+
+async fn resign(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    let work = async |request: ResignRequest| core.resign(&request).await;
+    call_of("v3electionpb.ResignRequest", "v3electionpb.ResignResponse", &body, work).await
+}
+
+async fn observe(State(core): State<Arc<Core>>, Extension(stop): Extension<Receiver<()>>, body: Bytes) -> Response {
+    let request = match read::<LeaderRequest>("v3electionpb.LeaderRequest", &body) {
+        Ok(request) => request,
+        Err(why) => return error(Code::InvalidArgument, &why),
+    };
+    let words = stream::unfold(Some((Observer::new(&core, &request.name), stop)), async |observing| {
+        let (mut observer, mut stop) = observing?;
+        let word = tokio::select! {
+            word = observer.next() => word,
+            _ = stop.changed() => Err(ApiError::Stopped),
+        };
+        let goes_on = word.is_ok();
+        let line = word.map(|word| json("v3electionpb.LeaderResponse", &word.encode_to_vec()));
+        Some((line, goes_on.then_some((observer, stop))))
+    });
+    lines(words)
+}
+
 async fn member_list(State(core): State<Arc<Core>>, body: Bytes) -> Response {
     call("MemberList", &body, async |request: MemberListRequest| core.member_list(&request).await).await
+}
+
+/// The requests of the body are all that the client says; it hears the answers until it goes.
+async fn watch(State(core): State<Arc<Core>>, Extension(stop): Extension<Receiver<()>>, body: Bytes) -> Response {
+    let requests = match read_all::<WatchRequest>("etcdserverpb.WatchRequest", &body) {
+        Ok(requests) => requests,
+        Err(why) => return error(Code::InvalidArgument, &why),
+    };
+    let requests = tokio_stream::iter(requests.into_iter().map(Ok::<_, Infallible>));
+    let answers = watch_frames(&core, &stop, requests).map(|frame| {
+        frame.map(|frame| {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            json("etcdserverpb.WatchResponse", &bytes)
+        })
+    });
+    lines(answers)
+}
+
+/// Answers one by one, each on a line of its own.
+fn lines(answers: impl Stream<Item = Result<Vec<u8>, ApiError>> + Send + 'static) -> Response {
+    let lines = answers.map(|answer| {
+        Ok::<_, Infallible>(match answer {
+            Ok(json) => [b"{\"result\":", &json[..], b"}\n"].concat(),
+            Err(error) => {
+                let message = error.to_string();
+                let status = http_status(error.code());
+                let error = json!({
+                    "grpc_code": error.code() as i32,
+                    "http_code": status.as_u16(),
+                    "message": message,
+                    "http_status": status.canonical_reason().unwrap_or_default(),
+                });
+                format!("{}\n", json!({ "error": error })).into_bytes()
+            }
+        })
+    });
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
 }
 
 /// Reads the request of `method` from `body`, makes the call, and writes its answer.
@@ -90,41 +263,80 @@ where
     R: Message,
     F: Future<Output = Result<R, ApiError>>,
 {
-    let request = match read::<Q>(&format!("etcdserverpb.{method}Request"), body) {
+    let (asked, answered) = (format!("etcdserverpb.{method}Request"), format!("etcdserverpb.{method}Response"));
+    call_of(&asked, &answered, body, work).await
+}
+
+/// The same for messages of any package.
+async fn call_of<Q, R, F>(asked: &str, answered: &str, body: &[u8], work: impl FnOnce(Q) -> F) -> Response
+where
+    Q: Message + Default,
+    R: Message,
+    F: Future<Output = Result<R, ApiError>>,
+{
+    let request = match read::<Q>(asked, body) {
         Ok(request) => request,
         Err(why) => return error(Code::InvalidArgument, &why),
     };
     match work(request).await {
-        Ok(response) => write(&format!("etcdserverpb.{method}Response"), &response),
+        Ok(response) => write(answered, &response),
         Err(refused) => error(refused.code(), &refused.to_string()),
     }
 }
 
 fn read<Q: Message + Default>(name: &str, body: &[u8]) -> Result<Q, String> {
-    let descriptor = DESCRIPTORS.get_message_by_name(name).expect("named after a method of the API");
     // An empty body is an empty request.
     let body = if body.is_empty() { b"{}" } else { body };
     let mut json = serde_json::Deserializer::from_slice(body);
+    let request = read_next(name, &mut json)?;
+    json.end().map_err(|error| error.to_string())?;
+    Ok(request)
+}
+
+/// Reads requests that follow each other, at least one.
+fn read_all<Q: Message + Default>(name: &str, body: &[u8]) -> Result<Vec<Q>, String> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let mut requests = vec![read_next(name, &mut json)?];
+    while json.end().is_err() {
+        requests.push(read_next(name, &mut json)?);
+    }
+    Ok(requests)
+}
+
+fn read_next<Q: Message + Default>(
+    name: &str,
+    json: &mut serde_json::Deserializer<SliceRead<'_>>,
+) -> Result<Q, String> {
+    let descriptor = DESCRIPTORS.get_message_by_name(name).expect("named after a method of the API");
     let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let message = DynamicMessage::deserialize_with_options(descriptor, &mut json, &options);
-    let message = message.and_then(|message| json.end().map(|()| message)).map_err(|error| error.to_string())?;
+    let message = DynamicMessage::deserialize_with_options(descriptor, json, &options);
+    let message = message.map_err(|error| error.to_string())?;
     Q::decode(message.encode_to_vec().as_slice()).map_err(|error| error.to_string())
 }
 
 fn write(name: &str, response: &impl Message) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json(name, &response.encode_to_vec())).into_response()
+}
+
+/// An encoded message as JSON.
+fn json(name: &str, encoded: &[u8]) -> Vec<u8> {
     let descriptor = DESCRIPTORS.get_message_by_name(name).expect("named after a method of the API");
-    let message =
-        DynamicMessage::decode(descriptor, response.encode_to_vec().as_slice()).expect("the message's own shape");
+    let message = DynamicMessage::decode(descriptor, encoded).expect("the message's own shape");
     let mut body = Vec::new();
     let mut json = serde_json::Serializer::new(&mut body);
     let options = SerializeOptions::new().use_proto_field_name(true);
     message.serialize_with_options(&mut json, &options).expect("a Vec takes any bytes");
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    body
 }
 
 /// An error with the fields that both generations of gateway clients look for.
 pub(crate) fn error(code: Code, message: &str) -> Response {
-    let status = match code {
+    let body = json!({"error": message, "code": code as i32, "message": message, "details": []});
+    (http_status(code), [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn http_status(code: Code) -> StatusCode {
+    match code {
         Code::Ok => StatusCode::OK,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
@@ -137,9 +349,7 @@ pub(crate) fn error(code: Code, message: &str) -> Response {
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    let body = json!({"error": message, "code": code as i32, "message": message, "details": []});
-    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! ```text
 //! connection -> hyper (h2c, HTTP/1) -> axum routes -> grpc (tonic skin) -> service (logic)
 //!    write: service encodes a command -> driver's queue ... applied -> waiters wake the call -> response
+//!    watch: watches (the hub) hands changes of published views to grpc's streams, which encode them
 //!    read:  service waits for the read index if it must, loads the view, answers from it
 //! ```
 //!
@@ -32,6 +33,7 @@
 //! ```
 
 mod authority;
+mod backup;
 pub mod banner;
 pub mod client;
 pub mod config;
@@ -40,6 +42,7 @@ mod gateway;
 mod grpc;
 mod http;
 pub mod ids;
+mod lessors;
 mod listener;
 pub mod logging;
 mod machine;
@@ -53,11 +56,14 @@ mod metrics;
     reason = "generated"
 )]
 pub mod proto;
+pub mod restore;
 mod server;
 mod service;
 pub mod status;
+mod upkeep;
 pub mod version;
 mod waiters;
+mod watches;
 
 pub use data_dir::DataDirError;
 pub use server::{Server, StartError};

@@ -1,11 +1,15 @@
 //! The store as consensus sees it: where `kv-store` and `kv-raft`, which do not know each other, meet.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kv_raft::{ConfChange, LogEntry, MachineError, Membership, Position, StateMachine};
-use kv_store::{Applied, SnapshotLoader, Store, View};
+use kv_store::{Applied, Leases, SnapshotLoader, Store, View};
 use tokio::sync::{mpsc, watch};
 
+use crate::lessors::Lessors;
 use crate::waiters::Completion;
+use crate::watches::Watches;
 
 /// Revisions that one step of a compaction drops: well under a millisecond.
 const PURGE_BLOCKS: usize = 512;
@@ -19,6 +23,10 @@ pub(crate) struct Machine {
     applied: watch::Sender<u64>,
     /// The state before a snapshot was installed, until the new one is published.
     replaced: Option<View>,
+    watches: Arc<Watches>,
+    lessors: Arc<Lessors>,
+    /// The leases as last published.
+    leases: Leases,
 }
 
 impl Machine {
@@ -27,11 +35,21 @@ impl Machine {
         completions: mpsc::UnboundedSender<Completion>,
         applied: watch::Sender<u64>,
     ) -> Self {
-        Self { store, completions, applied, replaced: None }
+        let watches = Arc::new(Watches::new(store.view()));
+        let leases = store.view().leases().clone();
+        Self { store, completions, applied, watches, lessors: Arc::default(), leases, replaced: None }
     }
 
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(crate) fn lessors(&self) -> Arc<Lessors> {
+        Arc::clone(&self.lessors)
+    }
+
+    pub(crate) fn watches(&self) -> Arc<Watches> {
+        Arc::clone(&self.watches)
     }
 }
 
@@ -69,6 +87,12 @@ impl StateMachine for Machine {
         if let Some(replaced) = self.replaced.take() {
             free(replaced);
         }
+        self.watches.published();
+        let leases = self.store.view().leases();
+        if !leases.is_same(&self.leases) {
+            self.leases = leases.clone();
+            self.lessors.changed();
+        }
     }
 
     fn done(&mut self, results: Vec<(u64, Applied)>) {
@@ -79,7 +103,9 @@ impl StateMachine for Machine {
     }
 
     fn maintain(&mut self) -> bool {
-        if self.store.view().is_purged() {
+        let view = self.store.view();
+        // Those who watch find what they have not seen yet in the history; it goes at the next tick.
+        if view.is_purged() || !self.watches.has_handed_out(view.compact_revision()) {
             return false;
         }
         let more = self.store.purge(PURGE_BLOCKS);

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     };
     let done = match parsed {
         Parsed::Help(text) | Parsed::Version(text) => stdout().write_all(text.as_bytes()).map_err(Into::into),
+        Parsed::Snapshot(command) => kv_server::restore::run(command),
         Parsed::Client(command) => runtime().and_then(|runtime| runtime.block_on(client::run(command))),
         Parsed::Run { config, warnings } => {
             match runtime().and_then(|runtime| runtime.block_on(serve(*config, &warnings))) {

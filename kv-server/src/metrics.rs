@@ -17,6 +17,10 @@ pub(crate) struct Metrics {
     pub(crate) grpc_started: IntCounterVec,
     /// gRPC calls ended, by code as well.
     pub(crate) grpc_handled: IntCounterVec,
+    pub(crate) leases_granted: IntCounter,
+    pub(crate) leases_revoked: IntCounter,
+    pub(crate) leases_renewed: IntCounter,
+    pub(crate) leases_expired: IntCounter,
     gauges: Gauges,
 }
 
@@ -40,6 +44,11 @@ struct Gauges {
     entries: IntGauge,
     commands: IntGauge,
     snapshots: IntGauge,
+    watch_streams: IntGauge,
+    watchers: IntGauge,
+    slow_watchers: IntGauge,
+    pending_events: IntGauge,
+    events: IntGauge,
 }
 
 /// Metrics of one server, before it has a name for the version it reports.
@@ -68,6 +77,10 @@ impl Metrics {
             proposals_failed: counter(&registry, "etcd_server_proposals_failed_total", "Proposals that failed."),
             grpc_started: counters(&registry, "grpc_server_started_total", "gRPC calls begun.", &labels),
             grpc_handled: counters(&registry, "grpc_server_handled_total", "gRPC calls ended.", &handled_labels),
+            leases_granted: counter(&registry, "etcd_debugging_lease_granted_total", "Leases granted."),
+            leases_revoked: counter(&registry, "etcd_debugging_lease_revoked_total", "Leases ended by their clients."),
+            leases_renewed: counter(&registry, "etcd_debugging_lease_renewed_total", "Leases kept alive."),
+            leases_expired: counter(&registry, "etcd_server_lease_expired_total", "Leases that expired."),
             gauges: Gauges::new(&registry),
             registry,
         };
@@ -137,6 +150,11 @@ impl Gauges {
             entries: gauge("kv_log_entries_total", "Entries with commands that this member proposed."),
             commands: gauge("kv_log_commands_total", "Commands in them."),
             snapshots: gauge("kv_snapshots_total", "Snapshots written."),
+            watch_streams: gauge("etcd_debugging_mvcc_watch_stream_total", "Streams of watches."),
+            watchers: gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
+            slow_watchers: gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers of streams that fell behind."),
+            pending_events: gauge("etcd_debugging_mvcc_pending_events_total", "Changes that wait for their streams."),
+            events: gauge("etcd_debugging_mvcc_events_total", "Changes handed to streams."),
         }
     }
 
@@ -163,5 +181,11 @@ impl Gauges {
         set(&self.entries, raft.entries);
         set(&self.commands, raft.commands);
         set(&self.snapshots, raft.snapshots);
+        let watches = core.watches.counts();
+        set(&self.watch_streams, watches.streams as u64);
+        set(&self.watchers, watches.watchers as u64);
+        set(&self.slow_watchers, watches.slow_watchers as u64);
+        set(&self.pending_events, watches.pending_events as u64);
+        set(&self.events, watches.events);
     }
 }

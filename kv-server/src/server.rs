@@ -28,7 +28,7 @@ use crate::metrics::{Metrics, Names};
 use crate::service::{Core, Limits};
 use crate::status::ApiError;
 use crate::waiters::{self, Completion, Waiters};
-use crate::{gateway, grpc, http, ids};
+use crate::{gateway, grpc, http, ids, lessors, upkeep, watches};
 
 /// etcd's 5 s, to which two election timeouts are added: how long a call waits for the log.
 const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
@@ -121,6 +121,7 @@ impl Server {
         let (report, recovered_in) = (replica.report.clone(), started.elapsed());
 
         let views = replica.machine.store().reader();
+        let (watches, lessors) = (replica.machine.watches(), replica.machine.lessors());
         let driver_config = driver_config(&config, identity, replica.epoch)?;
         let epoch = replica.epoch;
         let on_event = event_handler(completions, &config, data_dir);
@@ -143,10 +144,15 @@ impl Server {
                 txn_ops_max: config.max_txn_ops,
                 quota_bytes: config.quota_backend_bytes,
                 request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
+                lease_grace: config.election_timeout,
+                lease_ttl_min: lease_ttl_min(config.election_timeout),
+                watch_progress_interval: jittered(config.watch_progress_notify_interval)?,
             },
             views,
             driver,
             waiters,
+            watches,
+            lessors,
             applied: applied_seen,
             metrics,
         });
@@ -157,8 +163,19 @@ impl Server {
         log_recovery(logger, &core, &report, recovered_in);
 
         let (stop, stopped) = watch::channel(());
+        let upkeep = upkeep::run(
+            Arc::clone(&core),
+            config.auto_compaction,
+            config.auto_disarm_nospace,
+            logger.clone(),
+            stopped.clone(),
+        );
+        tokio::spawn(upkeep);
+        tokio::spawn(lessors::run(Arc::clone(&core), stopped.clone()));
+        tokio::spawn(watches::feed(Arc::clone(&core.watches), core.views.clone(), stopped.clone()));
         let mut listeners = JoinSet::new();
-        let client_routes = grpc::routes(&core, &stopped).merge(gateway::routes(&core)).merge(http::routes(&core));
+        let client_routes =
+            grpc::routes(&core, &stopped).merge(gateway::routes(&core, &stopped)).merge(http::routes(&core));
         let with_routes = [(clients, client_routes), (peers, http::peer_routes(&core))];
         for (sockets, routes) in with_routes {
             for socket in sockets {
@@ -227,8 +244,19 @@ fn bound_addresses(sockets: &[TcpListener]) -> Vec<SocketAddr> {
     sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
 }
 
+/// One and a half election timeouts, in whole seconds: a lease outlives the choice of a new leader.
+fn lease_ttl_min(election_timeout: Duration) -> i64 {
+    i64::try_from((election_timeout * 3 / 2).as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
+}
+
+/// Up to a tenth longer, so that the members of a cluster do not all speak at once.
+fn jittered(interval: Duration) -> Result<Duration, StartError> {
+    let drawn = getrandom::u32().map_err(StartError::Random)? % 100;
+    Ok(interval + interval / 1000 * drawn)
+}
+
 /// The members that a new cluster starts with, and the ids they give it.
-fn initial_members(config: &Config) -> (Vec<Member>, Identity) {
+pub(crate) fn initial_members(config: &Config) -> (Vec<Member>, Identity) {
     let mut own = 0;
     let members = config.initial_cluster.iter().map(|(name, urls)| {
         let peer_urls: Vec<String> = urls.iter().map(|url| url.as_str().to_owned()).collect();
@@ -243,6 +271,11 @@ fn initial_members(config: &Config) -> (Vec<Member>, Identity) {
     (members, Identity { cluster_id: ids::cluster_id(&ids), member_id: own })
 }
 
+/// How the log of a member is laid out.
+pub(crate) fn log_options(Identity { cluster_id, member_id }: Identity) -> LogOptions {
+    LogOptions::new(LogIds { cluster_id, member_id })
+}
+
 fn recover_member(
     config: &Config,
     completions: mpsc::UnboundedSender<Completion>,
@@ -250,11 +283,9 @@ fn recover_member(
 ) -> Result<Recovered, StartError> {
     let (members, new) = initial_members(config);
     let mut data_dir = DataDir::open(&config.data_dir, new)?;
-    let Identity { cluster_id, member_id } = data_dir.identity();
     let sync = if config.unsafe_no_fsync { SyncMode::UnsafeNone } else { SyncMode::Fsync };
     let disk = Arc::new(RealDisk::new(data_dir.path(), sync));
-    let log = LogOptions::new(LogIds { cluster_id, member_id });
-    let options = RecoverOptions { log, tail: TailLimits::default() };
+    let options = RecoverOptions { log: log_options(data_dir.identity()), tail: TailLimits::default() };
     let genesis = Machine::new(Store::genesis(Members::new(members, [])), completions, applied);
     let replica = recover(&disk, &options, genesis)
         .map_err(|source| StartError::Recover { path: config.data_dir.clone(), source })?;

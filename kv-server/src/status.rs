@@ -127,6 +127,8 @@ api_errors! {
     TimeoutLeaderTransfer Unknown "etcdserver: request timed out, leader transfer took too long"
     NotPrimaryLessor Unknown "not a primary lessor"
     ElectionNoLeader Unknown "election: no leader"
+    ElectionNotLeader Unknown "election: not leader"
+    SessionExpired Unknown "mutex: session is expired"
     LeaderFieldMissing Unknown "\"leader\" field must be provided"
 }
 
@@ -235,6 +237,8 @@ mod tests {
                 "!auth: authentication failed, password was given for no password user",
                 "!not a primary lessor",
                 "!election: no leader",
+                "!election: not leader",
+                "!mutex: session is expired",
                 "!\"leader\" field must be provided",
             ],
         ),

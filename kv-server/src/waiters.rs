@@ -53,6 +53,23 @@ impl<T> Default for Table<T> {
     }
 }
 
+/// A command that was queued.
+pub(crate) struct Queued<'a> {
+    receiver: oneshot::Receiver<Result<Applied, ApiError>>,
+    entry: Entry<'a, Applied>,
+}
+
+impl Queued<'_> {
+    /// Waits for its result.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`] and [`ApiError::NoLeader`]: it was not taken. [`ApiError::Timeout`],
+    /// [`ApiError::LeaderChanged`] and [`ApiError::Stopped`]: its fate is unknown.
+    pub(crate) async fn result(self, timeout: Duration) -> Result<Applied, ApiError> {
+        wait(self.receiver, timeout, self.entry).await
+    }
+}
+
 /// Removes a call from its table when the call ends, however it ends.
 struct Entry<'a, T> {
     table: &'a Mutex<Table<T>>,
@@ -70,17 +87,11 @@ fn lock<T>(table: &Mutex<Table<T>>) -> MutexGuard<'_, Table<T>> {
 }
 
 impl Waiters {
-    /// Queues an encoded command and waits for its result.
+    /// Queues an encoded command. Commands are in the log in the order in which they were queued.
     ///
     /// # Errors
-    /// [`ApiError::TooManyRequests`] and [`ApiError::NoLeader`]: it was not taken. [`ApiError::Timeout`],
-    /// [`ApiError::LeaderChanged`] and [`ApiError::Stopped`]: its fate is unknown.
-    pub(crate) async fn write(
-        &self,
-        driver: &Handle,
-        mut command: Vec<u8>,
-        timeout: Duration,
-    ) -> Result<Applied, ApiError> {
+    /// [`ApiError::TooManyRequests`], [`ApiError::RequestTooLarge`]: it was not taken.
+    pub(crate) fn queue(&self, driver: &Handle, mut command: Vec<u8>) -> Result<Queued<'_>, ApiError> {
         let (sender, receiver) = oneshot::channel();
         let number = {
             let mut table = lock(&self.writes);
@@ -91,8 +102,7 @@ impl Waiters {
             table.waiting.insert(number, sender);
             number
         };
-        let entry = Entry { table: &self.writes, number };
-        wait(receiver, timeout, entry).await
+        Ok(Queued { receiver, entry: Entry { table: &self.writes, number } })
     }
 
     /// Waits for an index at which a read is linearizable.

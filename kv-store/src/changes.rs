@@ -27,7 +27,7 @@ impl<'v> Changes<'v> {
 
     /// A put that stands alone. etcd looks for the lease before the key here; in a transaction, the other way round.
     pub(crate) fn checked_put(&mut self, put: &Put<'_>) -> Result<Option<Block>, Rejection> {
-        check_lease(put)?;
+        check_lease(self.view, put)?;
         check_existence(self.view, put)?;
         Ok(self.put(put))
     }
@@ -53,11 +53,16 @@ impl<'v> Changes<'v> {
     pub(crate) fn delete_range(&mut self, delete: &DeleteRange<'_>) -> Vec<Block> {
         let range = KeyRange::new(delete.key, delete.range_end);
         let prev: Vec<Block> = self.view.walk(&range, self.view.revision, None).cloned().collect();
-        for block in &prev {
+        self.delete(&prev);
+        prev
+    }
+
+    /// Deletes what is there.
+    pub(crate) fn delete(&mut self, blocks: &[Block]) {
+        for block in blocks {
             let tombstone = Block::tombstone(self.next, block.key());
             self.insert(tombstone, Some(block.clone()));
         }
-        prev
     }
 
     fn insert(&mut self, block: Block, previous: Option<Block>) {
@@ -67,9 +72,10 @@ impl<'v> Changes<'v> {
     }
 }
 
-/// Whether the lease that `put` attaches is there. None is: the store grants none.
-pub(crate) fn check_lease(put: &Put<'_>) -> Result<(), Rejection> {
-    if put.lease == 0 { Ok(()) } else { Err(Rejection::LeaseNotFound) }
+/// Whether the lease that `put` attaches is there.
+pub(crate) fn check_lease(view: &View, put: &Put<'_>) -> Result<(), Rejection> {
+    let found = put.lease == 0 || view.leases.get(put.lease).is_some();
+    if found { Ok(()) } else { Err(Rejection::LeaseNotFound) }
 }
 
 /// Whether what `put` keeps is there.

@@ -105,6 +105,11 @@ impl View {
         self.purge.done == self.compact_revision
     }
 
+    /// Below this revision, some of what compactions hide may be gone.
+    pub(crate) fn purged_through(&self) -> i64 {
+        self.purge.target
+    }
+
     /// Whether the last compaction hides `block`.
     pub(crate) fn hides(&self, block: &Block) -> bool {
         let compacted = self.compact_revision;

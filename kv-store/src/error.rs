@@ -12,6 +12,18 @@ pub enum Rejection {
     /// A lease that was never granted, has expired or was revoked.
     #[error("requested lease not found")]
     LeaseNotFound,
+    /// The lease is there already.
+    #[error("lease already exists")]
+    LeaseExists,
+    /// A leader that is none any more saw a lease expire.
+    #[error("leader changed")]
+    OldTerm,
+    /// An alarm says that the store is as large as it may be.
+    #[error("database space exceeded")]
+    NoSpace,
+    /// An alarm says that a member differs from the others.
+    #[error("corrupt cluster")]
+    Corrupt,
     /// A read of a transaction, or a compaction, names a revision that is gone.
     #[error("required revision has been compacted")]
     Compacted,

@@ -1,7 +1,7 @@
 //! An MVCC key-value store whose whole state is one immutable [`View`] behind an atomic pointer.
 //!
 //! # What it is
-//! The replicated state machine of kv: keys with all their revisions, and the cluster's members. A single [`Store`] applies
+//! The replicated state machine of kv: keys with all their revisions, leases, alarms, and the cluster's members. A single [`Store`] applies
 //! batches of commands in log order and *publishes* a [`View`]; any number of readers load the latest one through a
 //! [`ViewReader`] and keep it as long as they like.
 //!
@@ -50,6 +50,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod alarm;
 mod block;
 mod changes;
 mod compaction;
@@ -58,19 +59,26 @@ mod error;
 mod hash;
 mod history;
 mod key_range;
+mod lease;
+mod lessor;
 mod members;
 mod range;
+mod restore;
 mod revision;
 mod snapshot;
 mod store;
 mod txn;
 mod view;
 mod walk;
+mod watch;
 
+pub use alarm::Alarms;
 pub use block::Block;
 pub use error::{ApplyError, ReadError, Rejection};
 pub use hash::KvHash;
 pub use key_range::{Bounds, KeyRange};
+pub use lease::{Lease, Leases};
+pub use lessor::{Due, Lessor, Noted, Renewal};
 pub use members::{ConfChange, MemberChange, Members};
 pub use range::{RangeQuery, Ranged, SortOrder, SortTarget};
 pub use revision::Revision;
@@ -79,3 +87,7 @@ pub use store::{Applied, Outcome, Store, ViewReader};
 pub use txn::{OpOutcome, TxnOutcome};
 pub use view::{ByteCounts, View};
 pub use walk::Walk;
+pub use watch::{
+    Event, INBOX_BYTES_MAX, INBOX_EVENTS_MAX, Next, Taken, WatchCounts, WatchHub, WatchMessage, WatchRefusal,
+    WatchRequest, WatchStream,
+};

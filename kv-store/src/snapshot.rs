@@ -1,11 +1,14 @@
 //! The state as a stream of bytes, and back.
 //!
 //! ```text
-//! stream  = version (1 byte, 1) | header | latest blocks in key order | superseded blocks in (key, revision) order
+//! stream  = version (1 byte, 1) | header | leases by rising id | latest blocks in key order | superseded blocks in (key, revision) order
 //! header  = revision | compact_revision | applied_index | applied_term        (varints)
 //!         | members (count, members) | removed (count, ids as u64 LE)
 //!         | compactions (count, the one before, count x (revision, hash as u32 LE))
+//!         | alarms (count, count x (member as u64 LE, kind as u8))
+//!         | number of leases                                                  (varint)
 //!         | number of latest blocks | number of superseded blocks             (varints)
+//! lease   = id | ttl | remaining_ttl | granted                                (varints)
 //! block   = tombstone (0 or 1) | create | main | sub | version | lease        (varints)
 //!         | key (length, bytes) | value (length, bytes)
 //! ```
@@ -19,7 +22,7 @@ use std::sync::Arc;
 
 use im::OrdSet;
 use kv_codec::DecodeError;
-use kv_codec::command::FIELD_BYTES_MAX;
+use kv_codec::command::{AlarmKind, FIELD_BYTES_MAX};
 use kv_codec::member::Member;
 use kv_codec::varint::{Reader, put_bytes, put_u64};
 
@@ -28,7 +31,7 @@ use crate::counts::Counts;
 use crate::history::History;
 use crate::view::{Latest, Superseded};
 use crate::walk::Merged;
-use crate::{Block, ByteCounts, Members, Revision, View};
+use crate::{Alarms, Block, ByteCounts, Lease, Leases, Members, Revision, View};
 
 /// The stream format that this build writes.
 pub const SNAPSHOT_VERSION: u8 = 1;
@@ -54,6 +57,7 @@ impl View {
         };
         let mut buffer = Vec::with_capacity(CHUNK_BYTES + 1024);
         put_header(&mut buffer, self, counts);
+        self.leases.iter().for_each(|(id, lease)| put_lease(&mut buffer, id, lease));
         SnapshotChunks { blocks: Box::new(latest().chain(superseded())), buffer }
     }
 }
@@ -104,8 +108,21 @@ fn put_header(out: &mut Vec<u8>, view: &View, (latest, superseded): (usize, usiz
         put_u64(out, compaction.revision.cast_unsigned());
         out.extend_from_slice(&view.compaction_hash(compaction).to_le_bytes());
     }
+    put_u64(out, view.alarms.iter().len() as u64);
+    for (member, kind) in view.alarms.iter() {
+        out.extend_from_slice(&member.to_le_bytes());
+        out.push(kind.number());
+    }
+    put_u64(out, view.leases.iter().len() as u64);
     put_u64(out, latest as u64);
     put_u64(out, superseded as u64);
+}
+
+fn put_lease(out: &mut Vec<u8>, id: i64, lease: &Lease) {
+    put_u64(out, id.cast_unsigned());
+    put_u64(out, lease.ttl.cast_unsigned());
+    put_u64(out, lease.remaining_ttl.cast_unsigned());
+    put_u64(out, lease.granted);
 }
 
 fn put_block(out: &mut Vec<u8>, block: &Block) {
@@ -130,6 +147,7 @@ pub struct SnapshotLoader {
 #[derive(Debug)]
 struct Loading {
     view: View,
+    leases_left: u64,
     latest_left: u64,
     superseded_left: u64,
     /// The last key that came.
@@ -164,7 +182,8 @@ impl SnapshotLoader {
     /// [`DecodeError`] when the stream ended early, or two blocks have one revision.
     pub fn finish(self) -> Result<View, DecodeError> {
         let mut loading = self.state.ok_or(DecodeError::Truncated("snapshot header"))?;
-        if loading.latest_left > 0 || loading.superseded_left > 0 || !self.pending.is_empty() {
+        if loading.leases_left > 0 || loading.latest_left > 0 || loading.superseded_left > 0 || !self.pending.is_empty()
+        {
             return Err(DecodeError::Truncated("snapshot"));
         }
         loading.history.sort_by_cached_key(Block::revision);
@@ -183,7 +202,9 @@ fn step(state: &mut Option<Loading>, reader: &mut Reader<'_>) -> Result<(), Deco
         *state = Some(header(reader)?);
         return Ok(());
     };
-    if loading.latest_left > 0 {
+    if loading.leases_left > 0 {
+        loading.add_lease(reader)
+    } else if loading.latest_left > 0 {
         let block = block(reader, loading.view.revision)?;
         loading.add_latest(block)
     } else if loading.superseded_left > 0 {
@@ -195,6 +216,21 @@ fn step(state: &mut Option<Loading>, reader: &mut Reader<'_>) -> Result<(), Deco
 }
 
 impl Loading {
+    fn add_lease(&mut self, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let id = reader.i64("lease")?;
+        let (ttl, remaining_ttl) = (reader.i64("TTL")?, reader.i64("TTL")?);
+        let lease = Lease { ttl, remaining_ttl, granted: reader.u64("index of a grant")? };
+        if self.view.leases.all().get_max().is_some_and(|(last, _)| *last >= id) || id == 0 {
+            return Err(DecodeError::Invalid("order of leases"));
+        }
+        if !(0..=ttl).contains(&remaining_ttl) || lease.granted > self.view.applied_index {
+            return Err(DecodeError::Invalid("TTL"));
+        }
+        self.view.leases.grant(id, lease);
+        self.leases_left -= 1;
+        Ok(())
+    }
+
     fn add_latest(&mut self, block: Block) -> Result<(), DecodeError> {
         if block.is_tombstone() && block.mod_revision() < self.view.compact_revision {
             return Err(HIDDEN);
@@ -207,6 +243,10 @@ impl Loading {
         if block.is_tombstone() {
             self.view.dead.insert(Latest(block.clone()));
         } else {
+            if block.lease() != 0 && self.view.leases.get(block.lease()).is_none() {
+                return Err(DecodeError::Invalid("lease of a key"));
+            }
+            self.view.leases.follow(None, &block);
             self.view.bytes.live += block.bytes();
             self.view.live.insert(Latest(block.clone()));
         }
@@ -270,6 +310,13 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
     if last != compact_revision {
         return Err(DecodeError::Invalid("snapshot compactions"));
     }
+    let alarms: Vec<_> = items(reader, |reader| {
+        Ok((reader.fixed_u64("member of an alarm")?, AlarmKind::from_number(reader.u8("alarm")?)?))
+    })?;
+    if !alarms.is_sorted_by(|a, b| a < b) {
+        return Err(DecodeError::Invalid("order of alarms"));
+    }
+    let leases_left = reader.u64("number of leases")?;
     let latest_left = reader.u64("number of keys")?;
     let superseded_left = reader.u64("number of revisions")?;
     let view = View {
@@ -284,10 +331,12 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
         counts: Counts::default(),
         bytes: ByteCounts::default(),
         members: Members::new(members, removed),
+        leases: Leases::default(),
+        alarms: Alarms::new(alarms),
         applied_index,
         applied_term,
     };
-    Ok(Loading { view, latest_left, superseded_left, last: None, history: Vec::new() })
+    Ok(Loading { view, leases_left, latest_left, superseded_left, last: None, history: Vec::new() })
 }
 
 fn compactions(reader: &mut Reader<'_>) -> Result<Vec<Compaction>, DecodeError> {

@@ -8,7 +8,7 @@ use kv_codec::planted::{Bug, is_planted};
 
 use crate::changes::Changes;
 use crate::txn::write_txn;
-use crate::{ApplyError, Block, ConfChange, MemberChange, Members, Rejection, Revision, TxnOutcome, View};
+use crate::{Alarms, ApplyError, Block, ConfChange, MemberChange, Members, Rejection, Revision, TxnOutcome, View};
 
 /// The result of one command, handed over with the wake-up: nobody reads the store again to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,14 @@ pub enum Outcome {
     Txn(TxnOutcome),
     /// History was given up. What takes the memory goes with [`Store::purge`].
     Compacted,
+    /// A lease is there.
+    LeaseGranted,
+    /// A lease and its keys are gone.
+    LeaseRevoked,
+    /// It was noted what is left of leases.
+    LeasesCheckpointed,
+    /// The alarms are now these.
+    Alarms(Alarms),
     /// The members are now these.
     Members(Members),
     /// The command was refused and changed nothing.
@@ -131,6 +139,10 @@ impl Store {
         let unreadable = |source| ApplyError::Decode { index, source };
         for command in Batch::decode(batch).map_err(unreadable)? {
             let body = Body::decode(command.map_err(unreadable)?.body).map_err(unreadable)?;
+            if let Err(rejection) = self.view.check_alarms(&body) {
+                results.push(self.result(Err(rejection)));
+                continue;
+            }
             let outcome = match body {
                 Body::Put(put) => Changes::of(&mut self.view).checked_put(&put).map(|prev| Outcome::Put { prev }),
                 Body::DeleteRange(delete) => {
@@ -138,6 +150,14 @@ impl Store {
                 }
                 Body::Txn(txn) => write_txn(&mut self.view, &txn).map(Outcome::Txn),
                 Body::Compact { revision } => self.view.compact(revision).map(|()| Outcome::Compacted),
+                Body::LeaseGrant { id, ttl } => self.view.grant_lease(id, ttl).map(|()| Outcome::LeaseGranted),
+                Body::LeaseRevoke { id, expired } => {
+                    self.view.revoke_lease(id, expired).map(|()| Outcome::LeaseRevoked)
+                }
+                Body::LeaseCheckpoint { term, checkpoints } => {
+                    self.view.checkpoint_leases(term, &checkpoints).map(|()| Outcome::LeasesCheckpointed)
+                }
+                Body::Alarm(alarm) => Ok(Outcome::Alarms(self.view.change_alarms(alarm))),
                 Body::Publish(publish) => {
                     let members = &mut self.view.members;
                     let done = members.publish(publish.id, publish.name, publish.client_urls);

@@ -198,7 +198,7 @@ fn is_asked(result: CompareResult, order: Ordering) -> bool {
 
 fn check_put(view: &View, put: &Put<'_>) -> Result<(), Rejection> {
     check_existence(view, put)?;
-    check_lease(put)
+    check_lease(view, put)
 }
 
 /// Stricter than a read that stands alone: to etcd, a negative revision below the compacted one (-1 at first) is compacted.

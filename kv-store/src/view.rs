@@ -12,7 +12,7 @@ use crate::compaction::{Compaction, Purge};
 use crate::counts::Counts;
 use crate::history::History;
 use crate::walk::Walk;
-use crate::{Block, KeyRange, Members, ReadError, Revision};
+use crate::{Alarms, Block, KeyRange, Leases, Members, ReadError, Revision};
 
 /// How many changes a count at an earlier revision looks at before it would rather walk a small range.
 const COUNTED_CHANGES_MIN: u64 = 1024;
@@ -121,6 +121,8 @@ pub struct View {
     pub(crate) counts: Counts,
     pub(crate) bytes: ByteCounts,
     pub(crate) members: Members,
+    pub(crate) leases: Leases,
+    pub(crate) alarms: Alarms,
     pub(crate) applied_index: u64,
     pub(crate) applied_term: u64,
 }
@@ -140,6 +142,8 @@ impl View {
             counts: Counts::default(),
             bytes: ByteCounts::default(),
             members,
+            leases: Leases::default(),
+            alarms: Alarms::default(),
             applied_index: 1,
             applied_term: 1,
         }
@@ -161,6 +165,12 @@ impl View {
     #[must_use]
     pub fn live_keys(&self) -> u64 {
         self.live.len() as u64
+    }
+
+    /// How many revisions of keys are there, deletions included.
+    #[must_use]
+    pub fn history_len(&self) -> u64 {
+        (self.live.len() + self.dead.len() + self.superseded.len()) as u64
     }
 
     /// What the store's data take.
@@ -290,6 +300,7 @@ impl View {
     pub(crate) fn insert(&mut self, block: Block, previous: Option<Block>) {
         self.bytes.history += block.bytes();
         self.history.push(block.clone());
+        self.leases.follow(previous.as_ref(), &block);
         let lived = previous.as_ref().is_some_and(|previous| !previous.is_tombstone());
         if let Some(previous) = previous {
             if lived {

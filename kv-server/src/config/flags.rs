@@ -140,6 +140,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "0",
         "Bytes the store may take before writes are refused; 0 for 2 GiB, negative for no limit.",
     ),
+    built(
+        Member,
+        "auto-disarm-nospace",
+        Bool,
+        "false",
+        "Call off the NOSPACE alarm of this member once its store has room again. Not a flag of etcd.",
+    ),
     built(Member, "max-txn-ops", U32, "128", "Most operations in one transaction."),
     built(
         Member,
@@ -253,16 +260,20 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     later(Clustering, "pre-vote", Bool, "true", "it cannot be switched off; leave it out"),
     later(Clustering, "max-learners", U64, "1", "learners are not available in this version; leave it out"),
-    later_except(
+    built(
         Clustering,
         "auto-compaction-retention",
         Text,
         "0",
-        &["", "0s", "0m", "0h", "0m0s", "0h0m0s"],
-        "compaction by itself is not available in this version; leave it out, or compact from a client",
+        "History that is kept: a duration, hours when without unit, or a number of revisions; 0 for all of it.",
     ),
-    // Chooses between two ways of doing what the retention switches on.
-    later_except(Clustering, "auto-compaction-mode", Choice(&["periodic", "revision"]), "periodic", &["revision"], ""),
+    built(
+        Clustering,
+        "auto-compaction-mode",
+        Choice(&["periodic", "revision"]),
+        "periodic",
+        "Whether --auto-compaction-retention is a time (periodic) or a number of revisions (revision).",
+    ),
     later(Clustering, "discovery-token", Text, "", DISCOVERY),
     later(Clustering, "discovery-endpoints", Text, "", DISCOVERY),
     later(Clustering, "discovery-insecure-transport", Bool, "true", DISCOVERY),
@@ -395,12 +406,12 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     later(Features, "compaction-batch-limit", U64, "1000", NO_TUNING),
     later(Features, "compaction-sleep-interval", Duration, "10ms", NO_TUNING),
-    later(
+    built(
         Features,
         "watch-progress-notify-interval",
         Duration,
         "10m",
-        "watches are not available in this version; leave it out",
+        "How often a watcher to which nothing happens is told how far it is.",
     ),
     later(
         Features,

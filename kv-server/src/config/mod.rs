@@ -10,6 +10,7 @@ mod check;
 mod command;
 mod flags;
 mod help;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use command::{Action, ClientCommand, Output};
+pub use snapshot::SnapshotCommand;
 pub use url::{Scheme, Url};
 
 use crate::version::{REPORT_VERSION_ENV, ReportedVersion};
@@ -50,6 +52,10 @@ pub struct Config {
     pub snapshot_count: Option<u64>,
     /// Bytes the store may take before writes are refused; `None` for no limit.
     pub quota_backend_bytes: Option<u64>,
+    /// Whether this member's NOSPACE alarm is called off once its store has room again.
+    pub auto_disarm_nospace: bool,
+    /// Which history is given up by itself.
+    pub auto_compaction: AutoCompaction,
     /// Largest encoded request, in bytes.
     pub max_request_bytes: usize,
     /// Most operations in one transaction.
@@ -60,6 +66,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Time without a leader after which an election starts; at least 5 heartbeats.
     pub election_timeout: Duration,
+    /// How often a quiet watcher is told how far it is, if it wants to be; at least 100 ms.
+    pub watch_progress_notify_interval: Duration,
     /// Least level logged.
     pub log_level: LogLevel,
     /// Form of a log line.
@@ -88,6 +96,19 @@ pub enum Parsed {
     Version(String),
     /// Act as a client of a running server.
     Client(ClientCommand),
+    /// Look at a backup, or restore it.
+    Snapshot(SnapshotCommand),
+}
+
+/// Which history a leader gives up by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// None.
+    Off,
+    /// What is older than this.
+    Periodic(Duration),
+    /// All but so many revisions.
+    Revision(i64),
 }
 
 /// Least level logged.
@@ -145,6 +166,8 @@ impl ConfigError {
     }
 }
 
+/// etcd's least `--watch-progress-notify-interval`: what is shorter counts as this.
+const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Store size at which writes are refused unless the quota is set: 2 GiB, as etcd.
 const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
 
@@ -163,6 +186,9 @@ impl Config {
     {
         let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
         let env: Vec<(OsString, OsString)> = env.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        if args.first().is_some_and(|verb| verb == "snapshot") {
+            return Ok(Parsed::Snapshot(snapshot::parse(&args[1..])?));
+        }
         if let Some(command) = command::parse(&args)? {
             return Ok(Parsed::Client(command));
         }
@@ -221,11 +247,16 @@ impl Config {
             initial_cluster_token: settings.value("initial-cluster-token").to_owned(),
             snapshot_count,
             quota_backend_bytes,
+            auto_disarm_nospace: value::boolean(settings.value("auto-disarm-nospace")) == Some(true),
+            auto_compaction: reader.auto_compaction()?,
             max_request_bytes: reader.number("max-request-bytes")?,
             max_txn_ops: reader.number("max-txn-ops")?,
             max_concurrent_streams: reader.number("max-concurrent-streams")?,
             heartbeat_interval: Duration::from_millis(reader.number("heartbeat-interval")?),
             election_timeout: Duration::from_millis(reader.number("election-timeout")?),
+            watch_progress_notify_interval: reader
+                .duration("watch-progress-notify-interval")?
+                .max(PROGRESS_INTERVAL_MIN),
             log_level: match settings.value("log-level") {
                 "debug" => LogLevel::Debug,
                 "warn" => LogLevel::Warn,
@@ -261,6 +292,33 @@ impl Reader<'_> {
     fn signed(&self, name: &str) -> Result<i64, ConfigError> {
         value::signed(self.settings.value(name))
             .ok_or_else(|| ConfigError::refused(format!("--{name} is no whole number")))
+    }
+
+    fn duration(&self, name: &str) -> Result<Duration, ConfigError> {
+        value::duration_nanos(self.settings.value(name))
+            .and_then(|nanos| u64::try_from(nanos).ok())
+            .map(Duration::from_nanos)
+            .ok_or_else(|| ConfigError::refused(format!("--{name} cannot be negative")))
+    }
+
+    fn auto_compaction(&self) -> Result<AutoCompaction, ConfigError> {
+        let text = self.settings.value("auto-compaction-retention");
+        let number = value::unsigned(text);
+        let is_by_revision = self.settings.value("auto-compaction-mode") == "revision";
+        let retention = match (number, is_by_revision) {
+            _ if text.is_empty() => Some(AutoCompaction::Off),
+            (Some(0), _) => Some(AutoCompaction::Off),
+            (Some(kept), true) => i64::try_from(kept).ok().map(AutoCompaction::Revision),
+            (Some(hours), false) => hours.checked_mul(3_600).map(Duration::from_secs).map(AutoCompaction::Periodic),
+            (None, true) => None,
+            (None, false) => match value::duration_nanos(text).map(u64::try_from) {
+                Some(Ok(0)) => Some(AutoCompaction::Off),
+                Some(Ok(nanos)) => Some(AutoCompaction::Periodic(Duration::from_nanos(nanos))),
+                _ => None,
+            },
+        };
+        let takes = if is_by_revision { "a number of revisions" } else { "hours, or a duration such as 30m" };
+        retention.ok_or_else(|| ConfigError::refused(format!("--auto-compaction-retention={text}: it takes {takes}")))
     }
 
     fn urls(&self, name: &str) -> Result<Vec<Url>, ConfigError> {

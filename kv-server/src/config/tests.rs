@@ -185,7 +185,10 @@ fn what_is_not_built_is_taken_at_its_default_only() {
     check_refused(&["--wal-dir=/w"], &[], 1, &["--wal-dir=/w", "not available in this version"]);
     check_refused(&["--cert-file", "c.pem"], &[], 1, &["--cert-file=c.pem", "TLS"]);
     check_refused(&["--client-cert-auth"], &[], 1, &["--client-cert-auth=true", "TLS"]);
-    check_refused(&["--auto-compaction-retention=1h"], &[], 1, &["--auto-compaction-retention"]);
+    check_refused(&["--auto-compaction-retention=soon"], &[], 1, &["--auto-compaction-retention"]);
+    check_refused(&["--auto-compaction-retention=-1"], &[], 1, &["--auto-compaction-retention"]);
+    let by_revision = ["--auto-compaction-mode=revision", "--auto-compaction-retention=1h"];
+    check_refused(&by_revision, &[], 1, &["--auto-compaction-retention", "a number of revisions"]);
     check_refused(&["--pre-vote=false"], &[], 1, &["--pre-vote=false"]);
     check_refused(&["--feature-gates=CompactHashCheck=true"], &[], 1, &["CompactHashCheck"]);
     check_refused(&["--log-outputs=/var/log/x"], &[], 1, &["--log-outputs", "stderr"]);

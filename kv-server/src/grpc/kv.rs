@@ -3,9 +3,10 @@
 use std::pin::Pin;
 
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-use super::{Api, unimplemented};
+use super::Api;
+use super::streamed::Streamed;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
@@ -33,8 +34,19 @@ impl Kv for Api {
         self.unary(SERVICE, "DeleteRange", self.core.delete_range(request.get_ref())).await
     }
 
-    async fn range_stream(&self, _: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
-        unimplemented("etcdserverpb.KV/RangeStream")
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let mut streamed = Streamed::begin(&self.core, SERVICE, "RangeStream", "server_stream");
+        let mut parts = self.core.range_stream(request.into_inner()).await.inspect_err(|error| {
+            streamed.end(error.code());
+        })?;
+        let answers = std::iter::from_fn(move || {
+            let part = parts.next();
+            if part.is_none() {
+                streamed.end(Code::Ok);
+            }
+            part.map(Ok)
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
     }
 
     async fn txn(&self, _: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {

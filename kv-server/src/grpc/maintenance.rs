@@ -3,11 +3,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::stream;
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
+use super::streamed::Streamed;
 use super::{Api, unimplemented};
-use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
@@ -50,18 +51,23 @@ impl Maintenance for Api {
     }
 
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
-        match AlarmAction::try_from(request.get_ref().action) {
-            Ok(AlarmAction::Get) => self.unary(SERVICE, "Alarm", async { Ok(self.core.alarms()) }).await,
-            _ => unimplemented("etcdserverpb.Maintenance/Alarm (ACTIVATE, DEACTIVATE)"),
-        }
+        self.unary(SERVICE, "Alarm", self.core.alarm(request.get_ref())).await
     }
 
     async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
-        unimplemented("etcdserverpb.Maintenance/Defragment")
+        self.unary(SERVICE, "Defragment", async { Ok(self.core.defragment()) }).await
     }
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        unimplemented("etcdserverpb.Maintenance/Snapshot")
+        let streamed = Streamed::begin(&self.core, SERVICE, "Snapshot", "server_stream");
+        let answers = stream::unfold((self.core.snapshot(), streamed), async |(mut blobs, mut streamed)| {
+            let blob = blobs.recv().await;
+            if blob.is_none() {
+                streamed.end(Code::Ok);
+            }
+            Some((Ok(blob?), (blobs, streamed)))
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn move_leader(&self, _: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {

@@ -2,28 +2,39 @@
 
 mod cluster;
 mod direct;
+mod election;
 mod health;
 mod kv;
+mod lease;
+mod lock;
 mod maintenance;
 mod nested;
 mod oversize;
+mod streamed;
+mod watch;
+pub(crate) mod watch_frame;
+pub(crate) mod watching;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::IntCounter;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use tonic::service::Routes;
 use tonic::{Response, Status};
 
 use direct::Direct;
 use oversize::Oversize;
+use watch::WatchServer;
 
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
+use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::health::health_server::HealthServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 use crate::service::Core;
 use crate::status::ApiError;
 
@@ -35,7 +46,7 @@ const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 struct Api {
     core: Arc<Core>,
     /// Changes when the server stops: streams that would go on for ever end then.
-    stop: watch::Receiver<()>,
+    stop: Receiver<()>,
     /// By method; looked up here, an answered call takes no lock of the registry's.
     counters: Arc<BTreeMap<&'static str, Counters>>,
 }
@@ -48,10 +59,13 @@ struct Counters {
 }
 
 /// The unary methods, by service.
-const METHODS: [(&str, &[&str]); 3] = [
+const METHODS: [(&str, &[&str]); 6] = [
     ("etcdserverpb.KV", &["Range", "Put", "DeleteRange", "Txn", "Compact"]),
-    ("etcdserverpb.Maintenance", &["Status", "Hash", "HashKV", "Alarm"]),
+    ("etcdserverpb.Maintenance", &["Status", "Hash", "HashKV", "Alarm", "Defragment"]),
     ("etcdserverpb.Cluster", &["MemberList"]),
+    ("etcdserverpb.Lease", &["LeaseGrant", "LeaseRevoke", "LeaseTimeToLive", "LeaseLeases"]),
+    ("v3lockpb.Lock", &["Lock", "Unlock"]),
+    ("v3electionpb.Election", &["Campaign", "Proclaim", "Leader", "Resign"]),
 ];
 
 fn counters(metrics: &Metrics) -> BTreeMap<&'static str, Counters> {
@@ -65,7 +79,7 @@ fn counters(metrics: &Metrics) -> BTreeMap<&'static str, Counters> {
 }
 
 /// All services, ready to be served.
-pub(crate) fn routes(core: &Arc<Core>, stop: &watch::Receiver<()>) -> axum::Router {
+pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> axum::Router {
     let api = Api { core: Arc::clone(core), stop: stop.clone(), counters: Arc::new(counters(&core.metrics)) };
     let receive = core.limits.request_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES);
     // gRPC's own limit of 2 GiB is all that bounds an answer.
@@ -75,17 +89,34 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &watch::Receiver<()>) -> axum::Rout
         MaintenanceServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
     let cluster = ClusterServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
     let kv = Direct { api: api.clone(), receive_bytes_max: receive, others: Oversize::new(kv) };
+    let lease = LeaseServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
+    let lock = LockServer::new(api.clone()).max_decoding_message_size(receive);
+    let election = ElectionServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);
+    let watch = WatchServer { api: api.clone(), receive_max: receive };
     let mut routes = Routes::builder();
     routes
         .add_service(kv)
         .add_service(Oversize::new(maintenance))
         .add_service(Oversize::new(cluster))
+        .add_service(Oversize::new(watch))
+        .add_service(Oversize::new(lease))
+        .add_service(Oversize::new(lock))
+        .add_service(Oversize::new(election))
         .add_service(HealthServer::new(api));
     // What no service knows is answered by the HTTP side.
     routes.routes().into_axum_router().reset_fallback()
 }
 
 impl Api {
+    /// Gives up a call that may wait for ever when the server stops.
+    async fn until_stopped<T>(&self, call: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            done = call => done,
+            _ = stop.changed() => Err(ApiError::Stopped),
+        }
+    }
+
     /// Counts a unary call and turns its outcome into what tonic sends.
     async fn unary<T>(
         &self,

@@ -33,7 +33,7 @@ impl Core {
     /// Puts a key.
     pub(crate) async fn put(&self, request: &PutRequest) -> Result<PutResponse, ApiError> {
         check_put(request)?;
-        self.check_quota(put_cost(request))?;
+        self.check_quota(put_cost(request)).await?;
         let body = Body::Put(put_command(request));
         let applied = self.replicate(&body).await?;
         self.metrics.puts.inc();
@@ -58,19 +58,6 @@ impl Core {
         let deleted = count(prev.len() as u64);
         let prev_kvs = if request.prev_kv { prev.iter().map(key_value).collect() } else { Vec::new() };
         Ok(DeleteRangeResponse { header: self.header(applied.revision), deleted, prev_kvs })
-    }
-
-    /// Refuses what would take the store over its quota.
-    pub(super) fn check_quota(&self, bytes: u64) -> Result<(), ApiError> {
-        if bytes == 0 {
-            // What only deletes is how a full store gets room again.
-            return Ok(());
-        }
-        let taken = self.views.load().bytes().history;
-        match self.limits.quota_bytes {
-            Some(quota) if taken + bytes >= quota => Err(ApiError::NoSpace),
-            _ => Ok(()),
-        }
     }
 }
 

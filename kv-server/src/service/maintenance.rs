@@ -1,11 +1,21 @@
 //! Maintenance: Status, HashKV.
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::alarm::alarm_text;
 use super::{Core, count};
+use crate::backup;
 use crate::proto::etcdserverpb::{
-    AlarmResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusResponse,
+    DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse, SnapshotResponse,
+    StatusResponse,
 };
 use crate::status::ApiError;
 
+/// Bytes of one piece of a backup (as in etcd).
+const BLOB_BYTES: usize = 32 * 1024;
+/// Pieces of a backup that are made before they are taken.
+const BLOBS_AHEAD: usize = 16;
 /// etcd's quota when none is set: what `Status` shows for "no limit" as well.
 const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
 
@@ -19,6 +29,7 @@ impl Core {
         if raft.leader == 0 {
             errors.push(ApiError::NoLeader.to_string());
         }
+        errors.extend(view.alarms().iter().map(|(member, kind)| alarm_text(member, kind)));
         let me = view.members().get(self.member_id);
         StatusResponse {
             header: self.header(view.revision()),
@@ -37,9 +48,32 @@ impl Core {
         }
     }
 
-    /// The alarms that are raised: none, since nothing raises one.
-    pub(crate) fn alarms(&self) -> AlarmResponse {
-        AlarmResponse { header: self.header(self.views.load().revision()), alarms: Vec::new() }
+    /// There is nothing to defragment: what a compaction drops is free at once. The answer has no header.
+    pub(crate) fn defragment(&self) -> DefragmentResponse {
+        DefragmentResponse { header: None }
+    }
+
+    /// The store as of now, as a backup: its bytes in pieces, the hash in the last one. They are made as they are taken, so that they take
+    /// the memory of a few pieces.
+    pub(crate) fn snapshot(&self) -> mpsc::Receiver<SnapshotResponse> {
+        let (sender, blobs) = mpsc::channel(BLOBS_AHEAD);
+        let view = self.views.load_full();
+        let (cluster_id, header) = (self.cluster_id, self.header(view.revision()));
+        let version = self.version.cluster().to_owned();
+        tokio::task::spawn_blocking(move || {
+            let mut left = backup::len(&view);
+            let gone = backup::write(&view, cluster_id, |bytes| {
+                bytes.chunks(BLOB_BYTES).try_for_each(|blob| {
+                    left -= blob.len() as u64;
+                    let blob = Bytes::copy_from_slice(blob);
+                    let version = version.clone();
+                    sender.blocking_send(SnapshotResponse { header, remaining_bytes: left, blob, version })
+                })
+            });
+            // A client that has gone wants no more of it.
+            drop(gone);
+        });
+        blobs
     }
 
     /// The hash of all revisions up to one. Takes time in proportion to the history: call it off the runtime's threads.

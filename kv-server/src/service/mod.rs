@@ -1,30 +1,40 @@
 //! The logic of the API: a request in, a response or an [`ApiError`] out. No transport here.
 
+mod alarm;
 mod cluster;
+mod election;
 mod encode;
 mod kv;
+mod lease;
+mod lock;
 mod maintenance;
+mod owner;
 mod range;
+mod range_stream;
 mod txn;
 mod txn_check;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use election::Observer;
 pub(crate) use range::{EncodedRange, RangeRest};
 
 use bytes::Bytes;
 use kv_codec::command::{Body, CommandHeader};
 use kv_raft::Handle;
 use kv_store::{Applied, Block, Outcome, ReadError, Rejection, ViewReader};
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 
+use crate::lessors::Lessors;
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::proto::mvccpb::KeyValue;
 use crate::status::ApiError;
 use crate::version::ReportedVersion;
-use crate::waiters::Waiters;
+use crate::waiters::{Queued, Waiters};
+use crate::watches::Watches;
 
 /// What a request may cost at most.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +47,12 @@ pub(crate) struct Limits {
     pub(crate) quota_bytes: Option<u64>,
     /// How long a call waits for the log.
     pub(crate) request_timeout: Duration,
+    /// How long a lease is prolonged when a leader begins: its client has to find it.
+    pub(crate) lease_grace: Duration,
+    /// The least seconds that a lease is granted.
+    pub(crate) lease_ttl_min: i64,
+    /// How often a quiet watcher hears of progress, if it wants to.
+    pub(crate) watch_progress_interval: Duration,
 }
 
 /// Everything a call needs. One per server.
@@ -50,13 +66,15 @@ pub(crate) struct Core {
     pub(crate) views: ViewReader,
     pub(crate) driver: Handle,
     pub(crate) waiters: Arc<Waiters>,
-    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) watches: Arc<Watches>,
+    pub(crate) lessors: Arc<Lessors>,
+    pub(crate) applied: Receiver<u64>,
     pub(crate) metrics: Metrics,
 }
 
 impl Core {
     /// The header of a response; `revision` is the one of the operation, or the store's.
-    fn header(&self, revision: i64) -> Option<ResponseHeader> {
+    pub(crate) fn header(&self, revision: i64) -> Option<ResponseHeader> {
         Some(ResponseHeader {
             cluster_id: self.cluster_id,
             member_id: self.member_id,
@@ -67,12 +85,25 @@ impl Core {
 
     /// Replicates a command and waits until it is applied and published.
     pub(crate) async fn replicate(&self, body: &Body<'_>) -> Result<Applied, ApiError> {
+        self.outcome(self.queue(body)).await
+    }
+
+    /// Queues a command for the log.
+    pub(crate) fn queue(&self, body: &Body<'_>) -> Result<Queued<'_>, ApiError> {
         let header = CommandHeader { origin: self.member_id, epoch: self.epoch, ..CommandHeader::default() };
         let command = body.encode(&header);
         if command.len() > self.limits.request_bytes_max {
             return Err(ApiError::RequestTooLarge);
         }
-        let applied = self.waiters.write(&self.driver, command, self.limits.request_timeout).await;
+        self.waiters.queue(&self.driver, command)
+    }
+
+    /// Waits until a command that was queued is applied and published.
+    pub(crate) async fn outcome(&self, queued: Result<Queued<'_>, ApiError>) -> Result<Applied, ApiError> {
+        let applied = match queued {
+            Ok(queued) => queued.result(self.limits.request_timeout).await,
+            Err(error) => Err(error),
+        };
         if applied.is_err() {
             self.metrics.proposals_failed.inc();
         }
@@ -103,6 +134,10 @@ impl From<Rejection> for ApiError {
         match rejection {
             Rejection::KeyNotFound => Self::KeyNotFound,
             Rejection::LeaseNotFound => Self::LeaseNotFound,
+            Rejection::LeaseExists => Self::LeaseExists,
+            Rejection::OldTerm => Self::LeaderChanged,
+            Rejection::NoSpace => Self::NoSpace,
+            Rejection::Corrupt => Self::Corrupt,
             Rejection::Compacted => Self::Compacted,
             Rejection::FutureRevision => Self::FutureRevision,
             Rejection::MemberNotFound => Self::MemberNotFound,
@@ -125,7 +160,7 @@ impl From<ReadError> for ApiError {
 }
 
 /// A block as the API shows it.
-fn key_value(block: &Block) -> KeyValue {
+pub(crate) fn key_value(block: &Block) -> KeyValue {
     KeyValue {
         key: Bytes::copy_from_slice(block.key()),
         create_revision: block.create_revision(),

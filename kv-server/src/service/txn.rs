@@ -28,7 +28,7 @@ impl Core {
             let view = self.views.load_full();
             (view.revision(), view.read_txn(&txn)?)
         } else {
-            self.check_quota(cost(request))?;
+            self.check_quota(cost(request)).await?;
             let applied = self.replicate(&Body::Txn(txn)).await?;
             let Outcome::Txn(outcome) = applied.outcome else {
                 unreachable!("a transaction is answered by a transaction");

@@ -1,5 +1,7 @@
 //! Random scripts: the store and the model answer alike, after every entry and at every revision.
 
+use std::collections::BTreeMap;
+
 use kv_store::Rejection;
 use proptest::prelude::*;
 
@@ -13,6 +15,7 @@ fn check(script: &[Step]) -> Result<(), TestCaseError> {
     let mut published = 1;
     for Step { ops, purge, publish, query, read } in script {
         let results = apply(&mut store, ops);
+        model.index += 1;
         prop_assert_eq!(results.len(), ops.len());
         for (op, result) in ops.iter().zip(&results) {
             let wanted = model.apply(op);
@@ -28,6 +31,14 @@ fn check(script: &[Step]) -> Result<(), TestCaseError> {
         prop_assert!(left || view.bytes() == model.bytes(), "{:?}, not {:?}", view.bytes(), model.bytes());
         prop_assert!(view.bytes().history >= model.bytes().history);
         prop_assert_eq!(view.members().iter().cloned().collect::<Vec<_>>(), model.members.clone());
+        let leases = view.leases().iter().map(|(id, lease)| (id, (lease.ttl, lease.remaining_ttl, lease.granted)));
+        prop_assert_eq!(leases.collect::<BTreeMap<_, _>>(), model.leases.clone());
+        for id in -2..4 {
+            let live = model.at(model.revision).into_values().filter(|kv| kv.lease == id && id != 0);
+            let keys: Vec<_> = live.map(|kv| kv.key).collect();
+            prop_assert!(view.leases().keys(id).eq(keys.iter().map(|key| &key[..])), "keys of lease {}", id);
+        }
+        prop_assert!(view.alarms().iter().eq(model.alarms.iter().copied()));
         prop_assert_eq!(ask(view, query), model.range(query), "{:?}", query);
         prop_assert_eq!(ask(view, &Query::all(0)), model.range(&Query::all(0)));
         let found = view.read_txn(&read.command()).map(|outcome| TxnAnswer::from(&outcome));

@@ -1,9 +1,9 @@
 //! The store, as naive as it can be: a list of every change, from which everything is answered.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kv_codec::command::CompareResult;
+use kv_codec::command::{AlarmKind, CompareResult, Expired};
 use kv_codec::member::Member;
 use kv_store::{Block, ByteCounts, OpOutcome, Outcome, ReadError, Rejection, SortOrder, SortTarget, TxnOutcome, View};
 
@@ -14,11 +14,12 @@ use crate::txns::{Compare, Target, Txn};
 const BLOCK_HEADER_BYTES: u64 = 40;
 
 /// One change: a put, or (without a value) a deletion.
-#[derive(Debug)]
-struct Change {
-    main: i64,
-    key: Vec<u8>,
-    value: Option<Vec<u8>>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) main: i64,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) lease: i64,
 }
 
 impl Change {
@@ -58,6 +59,8 @@ pub(crate) enum Answer {
     Deleted(Vec<Kv>),
     Txn(TxnAnswer),
     Compacted,
+    Done,
+    Alarms(Vec<(u64, AlarmKind)>),
     Members(Vec<Member>),
     Rejected(Rejection),
 }
@@ -69,6 +72,8 @@ impl From<&Outcome> for Answer {
             Outcome::Deleted { prev } => Self::Deleted(prev.iter().map(Kv::from).collect()),
             Outcome::Txn(outcome) => Self::Txn(outcome.into()),
             Outcome::Compacted => Self::Compacted,
+            Outcome::LeaseGranted | Outcome::LeaseRevoked | Outcome::LeasesCheckpointed => Self::Done,
+            Outcome::Alarms(alarms) => Self::Alarms(alarms.iter().collect()),
             Outcome::Members(members) => Self::Members(members.iter().cloned().collect()),
             Outcome::Rejected(rejection) => Self::Rejected(*rejection),
         }
@@ -122,36 +127,84 @@ struct Path {
 }
 
 pub(crate) struct Model {
-    changes: Vec<Change>,
+    pub(crate) changes: Vec<Change>,
     pub(crate) revision: i64,
     pub(crate) compacted: i64,
     pub(crate) members: Vec<Member>,
+    /// Seconds granted, seconds left, the entry.
+    pub(crate) leases: BTreeMap<i64, (i64, i64, u64)>,
+    /// The entry that is applied.
+    pub(crate) index: u64,
+    pub(crate) alarms: BTreeSet<(u64, AlarmKind)>,
 }
 
 impl Model {
     pub(crate) fn new(members: Vec<Member>) -> Self {
-        Self { changes: Vec::new(), revision: 1, compacted: -1, members }
+        Self {
+            changes: Vec::new(),
+            revision: 1,
+            compacted: -1,
+            members,
+            leases: BTreeMap::new(),
+            index: 1,
+            alarms: BTreeSet::new(),
+        }
     }
 
     /// The live pairs at `revision`: the changes up to there, one after another.
-    fn at(&self, revision: i64) -> BTreeMap<&[u8], Kv> {
+    pub(crate) fn at(&self, revision: i64) -> BTreeMap<&[u8], Kv> {
         let mut live = BTreeMap::<&[u8], Kv>::new();
-        for Change { main, key, value } in self.changes.iter().filter(|change| change.main <= revision) {
+        for Change { main, key, value, lease } in self.changes.iter().filter(|change| change.main <= revision) {
             let Some(value) = value.clone() else {
                 live.remove(&key[..]);
                 continue;
             };
             let (create, version) = live.get(&key[..]).map_or((*main, 1), |old| (old.create, old.version + 1));
-            live.insert(key, Kv { key: key.clone(), value, create, modified: *main, version, lease: 0 });
+            live.insert(key, Kv { key: key.clone(), value, create, modified: *main, version, lease: *lease });
         }
         live
     }
 
     pub(crate) fn apply(&mut self, op: &Op) -> Answer {
         let main = self.revision + 1;
+        if let Some(rejection) = self.forbidden(op) {
+            return Answer::Rejected(rejection);
+        }
         match op {
+            Op::Grant(0, _) => Answer::Rejected(Rejection::LeaseNotFound),
+            Op::Grant(id, _) if self.leases.contains_key(id) => Answer::Rejected(Rejection::LeaseExists),
+            Op::Grant(id, ttl) => {
+                self.leases.insert(*id, (*ttl, 0, self.index));
+                Answer::Done
+            }
+            // Scripts are applied in term 1.
+            Op::Revoke(_, Some(Expired { term: 2.., .. })) => Answer::Rejected(Rejection::OldTerm),
+            Op::Revoke(id, expired) if !self.is_meant(*id, *expired) => Answer::Rejected(Rejection::LeaseNotFound),
+            Op::Revoke(id, _) => {
+                self.leases.remove(id);
+                let attached = self.at(self.revision).into_values().filter(|kv| kv.lease == *id);
+                for kv in attached.collect::<Vec<_>>() {
+                    self.revision = main;
+                    self.changes.push(Change { main, key: kv.key, value: None, lease: 0 });
+                }
+                Answer::Done
+            }
+            Op::Note(id, granted, left) => {
+                if let Some((ttl, remaining, _)) = self.leases.get_mut(id).filter(|lease| lease.2 == *granted) {
+                    *remaining = (*left).clamp(0, *ttl);
+                }
+                Answer::Done
+            }
+            Op::Alarm(raise, kind) => {
+                if *raise {
+                    self.alarms.insert((1, *kind));
+                } else {
+                    self.alarms.remove(&(1, *kind));
+                }
+                Answer::Alarms(self.alarms.iter().copied().collect())
+            }
             Op::Get(_) => panic!("a read is no command"),
-            Op::Put { lease, .. } if *lease != 0 => Answer::Rejected(Rejection::LeaseNotFound),
+            Op::Put { lease, .. } if !self.has_lease(*lease) => Answer::Rejected(Rejection::LeaseNotFound),
             Op::Put { key, .. } => match self.check_put(op) {
                 Ok(()) => Answer::Put(self.put(main, key, op)),
                 Err(rejection) => Answer::Rejected(rejection),
@@ -178,22 +231,46 @@ impl Model {
         }
     }
 
-    /// Whether `put` finds the key that it keeps something of. A lease is looked for as well: there is none.
+    fn has_lease(&self, lease: i64) -> bool {
+        lease == 0 || self.leases.contains_key(&lease)
+    }
+
+    fn is_meant(&self, id: i64, expired: Option<Expired>) -> bool {
+        self.leases.get(&id).is_some_and(|lease| expired.is_none_or(|expired| expired.granted == lease.2))
+    }
+
+    /// What the alarms forbid.
+    fn forbidden(&self, op: &Op) -> Option<Rejection> {
+        let raised = |wanted| self.alarms.iter().any(|(_, kind)| *kind == wanted);
+        let (changes, puts) = match op {
+            Op::Put { .. } | Op::Grant(..) => (true, true),
+            Op::Txn(txn) => (true, txn.puts()),
+            Op::Delete { .. } | Op::Compact(_) | Op::Revoke(..) => (true, false),
+            _ => (false, false),
+        };
+        if changes && raised(AlarmKind::Corrupt) {
+            return Some(Rejection::Corrupt);
+        }
+        (puts && raised(AlarmKind::NoSpace)).then_some(Rejection::NoSpace)
+    }
+
+    /// Whether `put` finds the key that it keeps something of, and its lease.
     fn check_put(&self, put: &Op) -> Result<(), Rejection> {
         let Op::Put { key, lease, ignore_value, ignore_lease, .. } = put else { panic!("no put: {put:?}") };
         if (*ignore_value || *ignore_lease) && !self.at(self.revision).contains_key(&key[..]) {
             return Err(Rejection::KeyNotFound);
         }
-        if *lease == 0 { Ok(()) } else { Err(Rejection::LeaseNotFound) }
+        if self.has_lease(*lease) { Ok(()) } else { Err(Rejection::LeaseNotFound) }
     }
 
     fn put(&mut self, main: i64, key: &[u8], put: &Op) -> Option<Kv> {
-        let Op::Put { value, ignore_value, .. } = put else { panic!("no put: {put:?}") };
+        let Op::Put { value, ignore_value, lease, ignore_lease, .. } = put else { panic!("no put: {put:?}") };
         let prev = self.at(self.revision).remove(key);
         let kept = prev.as_ref().filter(|_| *ignore_value).map(|prev| prev.value.clone());
         let value = Some(kept.unwrap_or_else(|| value.clone()));
+        let lease = prev.as_ref().filter(|_| *ignore_lease).map_or(*lease, |prev| prev.lease);
         self.revision = main;
-        self.changes.push(Change { main, key: key.to_vec(), value });
+        self.changes.push(Change { main, key: key.to_vec(), value, lease });
         prev
     }
 
@@ -202,7 +279,7 @@ impl Model {
         let deleted: Vec<_> = found.collect();
         for kv in &deleted {
             self.revision = main;
-            self.changes.push(Change { main, key: kv.key.clone(), value: None });
+            self.changes.push(Change { main, key: kv.key.clone(), value: None, lease: 0 });
         }
         deleted
     }
@@ -339,7 +416,7 @@ impl Path {
     }
 }
 
-fn contains(from: &[u8], end: &[u8], key: &[u8]) -> bool {
+pub(crate) fn contains(from: &[u8], end: &[u8], key: &[u8]) -> bool {
     match end {
         b"" => key == from,
         b"\0" => key >= from,

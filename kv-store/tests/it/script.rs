@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use kv_codec::command::{BatchBuilder, Body, CommandHeader, DeleteRange, Publish, Put};
+use kv_codec::command::{
+    Alarm, AlarmKind, BatchBuilder, Body, CommandHeader, DeleteRange, Expired, LeaseCheckpoint, Publish, Put,
+};
 use kv_codec::member::Member;
 use kv_store::{Applied, KeyRange, Members, RangeQuery, SortOrder, SortTarget, Store};
 use proptest::prelude::*;
@@ -36,6 +38,13 @@ pub(crate) enum Op {
     Get(Query),
     Txn(Txn),
     Compact(i64),
+    /// A lease of that id, for some seconds.
+    Grant(i64, i64),
+    /// Ends a lease, as its client or as the leader of a term.
+    Revoke(i64, Option<Expired>),
+    /// What is left of a lease that was granted by an entry.
+    Note(i64, u64, i64),
+    Alarm(bool, AlarmKind),
     Put {
         key: Vec<u8>,
         value: Vec<u8>,
@@ -59,6 +68,10 @@ impl fmt::Debug for Op {
             Op::Get(query) => write!(f, "{query:?}"),
             Op::Txn(txn) => write!(f, "{txn:?}"),
             Op::Compact(revision) => write!(f, "compact {revision}"),
+            Op::Grant(id, ttl) => write!(f, "grant {id} {ttl}"),
+            Op::Revoke(id, expired) => write!(f, "revoke {id} {expired:?}"),
+            Op::Note(id, granted, left) => write!(f, "note {left} of {id} of {granted}"),
+            Op::Alarm(raise, kind) => write!(f, "alarm {raise} {kind:?}"),
             Op::Put { key, value, lease, ignore_value, ignore_lease } => {
                 write!(f, "put \"{}\" \"{}\"", key.escape_ascii(), value.escape_ascii())?;
                 if *lease != 0 {
@@ -79,6 +92,13 @@ impl Op {
             Op::Get(_) => panic!("a read is no command"),
             Op::Txn(txn) => Body::Txn(txn.command()),
             Op::Compact(revision) => Body::Compact { revision: *revision },
+            Op::Grant(id, ttl) => Body::LeaseGrant { id: *id, ttl: *ttl },
+            Op::Revoke(id, expired) => Body::LeaseRevoke { id: *id, expired: *expired },
+            Op::Note(id, granted, left) => Body::LeaseCheckpoint {
+                term: 1,
+                checkpoints: vec![LeaseCheckpoint { id: *id, granted: *granted, remaining_ttl: *left }],
+            },
+            Op::Alarm(raise, kind) => Body::Alarm(Alarm { raise: *raise, member: 1, kind: *kind }),
             Op::Put { key, value, lease, ignore_value, ignore_lease } => Body::Put(Put {
                 key,
                 value,
@@ -212,14 +232,15 @@ pub(crate) fn bytes(from: &'static [&'static [u8]]) -> impl Strategy<Value = Vec
     select(from).prop_map(<[u8]>::to_vec)
 }
 
-/// A put that asks for a lease (there is none), for the old value or for the old lease with a probability of `odd` each.
+/// A put that asks for a lease (which may be there), for the old value or for the old lease with a probability of `odd` each.
 pub(crate) fn random_put(odd: f64) -> impl Strategy<Value = Op> {
     let sometimes = move || prop::bool::weighted(odd);
-    (bytes(&KEYS), bytes(&VALUES), sometimes(), sometimes(), sometimes()).prop_map(
+    let lease = prop_oneof![3 => Just(0), 1 => -1..3i64];
+    (bytes(&KEYS), bytes(&VALUES), lease, sometimes(), sometimes()).prop_map(
         |(key, value, lease, ignore_value, ignore_lease)| Op::Put {
             key,
             value,
-            lease: i64::from(lease) * 7,
+            lease: if ignore_lease { 0 } else { lease },
             ignore_value,
             ignore_lease,
         },
@@ -230,11 +251,30 @@ pub(crate) fn delete() -> impl Strategy<Value = Op> {
     (bytes(&KEYS), bytes(&ENDS)).prop_map(|(key, end)| Op::Delete { key, end })
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     let publish =
         (1..=4u64, select(&["n", "", "name"][..])).prop_map(|(id, name)| Op::Publish { id, name: name.into() });
     let compact = (-2..30i64).prop_map(Op::Compact);
-    prop_oneof![8 => random_put(0.1), 3 => delete(), 1 => publish, 3 => txn().prop_map(Op::Txn), 2 => compact]
+    let leases = || -1..3i64;
+    let lease = prop_oneof![
+        3 => (leases(), 1..90i64).prop_map(|(id, ttl)| Op::Grant(id, ttl)),
+        2 => (leases(), prop::option::of((1..3u64, 2..6u64))).prop_map(|(id, expired)| {
+            Op::Revoke(id, expired.map(|(term, granted)| Expired { term, granted }))
+        }),
+        1 => (leases(), 2..6u64, -1..100i64).prop_map(|(id, granted, left)| Op::Note(id, granted, left)),
+    ];
+    // Off more often than on, so that most scripts do something.
+    let alarm = (prop::bool::weighted(0.2), select(&[AlarmKind::NoSpace, AlarmKind::Corrupt][..]))
+        .prop_map(|(raise, kind)| Op::Alarm(raise, kind));
+    prop_oneof![
+        16 => random_put(0.1),
+        6 => delete(),
+        2 => publish,
+        6 => txn().prop_map(Op::Txn),
+        4 => compact,
+        4 => lease,
+        1 => alarm,
+    ]
 }
 
 pub(crate) fn query() -> impl Strategy<Value = Query> {

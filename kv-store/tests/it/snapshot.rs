@@ -179,6 +179,21 @@ fn raw_compacted(
     latest: &[RawBlock],
     older: &[RawBlock],
 ) -> Vec<u8> {
+    raw_leased(revisions, compactions, [members, removed], (&[], &[LEASE]), latest, older)
+}
+
+/// A lease: id, seconds granted, seconds left, the entry that granted it.
+const LEASE: [u64; 4] = [7, 60, 30, 5];
+
+/// A stream with alarms (member, kind) and leases.
+fn raw_leased(
+    revisions: [u64; 2],
+    compactions: &[u64],
+    [members, removed]: [&[u64]; 2],
+    (alarms, leases): (&[(u64, u8)], &[[u64; 4]]),
+    latest: &[RawBlock],
+    older: &[RawBlock],
+) -> Vec<u8> {
     let mut out = vec![1];
     for number in revisions.into_iter().chain([5, 1, members.len() as u64]) {
         put_u64(&mut out, number);
@@ -195,8 +210,15 @@ fn raw_compacted(
         let hash = 7_000_u32.to_le_bytes();
         out.extend_from_slice(if at == 0 { &[] } else { &hash });
     }
-    put_u64(&mut out, latest.len() as u64);
-    put_u64(&mut out, older.len() as u64);
+    put_u64(&mut out, alarms.len() as u64);
+    for (member, kind) in alarms {
+        out.extend_from_slice(&member.to_le_bytes());
+        out.push(*kind);
+    }
+    for count in [leases.len(), latest.len(), older.len()] {
+        put_u64(&mut out, count as u64);
+    }
+    leases.iter().flatten().for_each(|number| put_u64(&mut out, *number));
     for block in latest.iter().chain(older) {
         out.push(u8::from(block.tombstone));
         for number in [block.create, block.main, block.sub, block.version, block.lease] {
@@ -239,6 +261,30 @@ fn what_breaks_an_invariant_is_refused() {
         "no room for a next version",
         raw([9, NONE], &[], &[], &[RawBlock { version: i64::MAX as u64, ..BLOCK }], &[]),
     );
+}
+
+#[test]
+fn leases_and_alarms_that_cannot_be_are_refused() {
+    let loads = |alarms: &[(u64, u8)], leases: &[[u64; 4]], lease| {
+        let block = RawBlock { lease, ..BLOCK };
+        let bytes = raw_leased([9, NONE], &[], [&[], &[]], (alarms, leases), &[block], &[]);
+        let loaded = load([&bytes[..]]);
+        if let Ok(view) = &loaded {
+            assert_eq!(stream(view), bytes);
+        }
+        loaded.map(drop)
+    };
+    let invalid = |what| Err(DecodeError::Invalid(what));
+    assert_eq!(loads(&[(1, 1), (1, 2), (2, 1)], &[LEASE, [9, 1, 0, 0]], 7), Ok(()));
+    assert_eq!(loads(&[(1, 1), (1, 1)], &[], 0), invalid("order of alarms"));
+    assert_eq!(loads(&[(1, 0)], &[], 0), invalid("alarm"));
+    assert_eq!(loads(&[], &[LEASE], 8), invalid("lease of a key"));
+    assert_eq!(loads(&[], &[LEASE, LEASE], 0), invalid("order of leases"));
+    assert_eq!(loads(&[], &[LEASE, [6, 1, 0, 0]], 0), invalid("order of leases"));
+    assert_eq!(loads(&[], &[[0, 1, 0, 0]], 0), invalid("order of leases"));
+    assert_eq!(loads(&[], &[[7, 60, 61, 5]], 0), invalid("TTL"));
+    assert_eq!(loads(&[], &[[7, NONE, 0, 5]], 0), invalid("TTL"));
+    assert_eq!(loads(&[], &[[7, 60, 0, 6]], 0), invalid("TTL"), "granted by an entry that is not applied");
 }
 
 #[test]
@@ -318,10 +364,10 @@ fn huge_claims_allocate_nothing() {
     put_u64(&mut too_long, u64::MAX);
     assert!(matches!(load([&too_long[..]]), Err(DecodeError::TooLong { what: "key", .. })));
 
-    // Revision, compacted, index, term; members, removed, compactions; blocks.
-    let claims_blocks = [&[1, 9, 0, 5, 1, 0, 0, 0][..], &[0xff; 9], &[1], &[0xff; 9], &[1]].concat();
+    // Revision, compacted, index, term; members, removed, compactions, alarms, leases; blocks.
+    let claims_blocks = [&[1, 9, 0, 5, 1, 0, 0, 0, 0, 0][..], &[0xff; 9], &[1], &[0xff; 9], &[1]].concat();
     assert_eq!(load([&claims_blocks[..]]).unwrap_err(), DecodeError::Truncated("snapshot"));
-    for list in [&[1, 9, 0, 5, 1][..], &[1, 9, 0, 5, 1, 0]] {
+    for list in [&[1, 9, 0, 5, 1][..], &[1, 9, 0, 5, 1, 0], &[1, 9, 0, 5, 1, 0, 0, 0]] {
         let claims_members = [list, &[0xff; 9], &[1]].concat();
         assert!(matches!(load([&claims_members[..]]), Err(DecodeError::TooLong { what: "list of members", .. })));
     }
@@ -340,7 +386,6 @@ fn what_was_compacted_before_the_snapshot_cannot_be_read() {
     assert_eq!(view.hash_kv(10), Err(ReadError::Future { revision: 9 }));
 }
 
-/// No command attaches a lease, but a snapshot can bring a key that has one.
 #[test]
 fn a_put_keeps_the_lease_only_when_told() {
     let view = load([&raw([9, NONE], &[], &[], &[RawBlock { lease: 7, ..BLOCK }], &[])[..]]).unwrap();

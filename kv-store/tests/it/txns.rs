@@ -50,6 +50,15 @@ impl fmt::Debug for Compare {
 }
 
 impl Txn {
+    /// Whether a put stands anywhere in it.
+    pub(crate) fn puts(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| match op {
+            Op::Put { .. } => true,
+            Op::Txn(txn) => txn.puts(),
+            _ => false,
+        })
+    }
+
     pub(crate) fn command(&self) -> command::Txn<'_> {
         command::Txn {
             compare: self.compare.iter().map(Compare::command).collect(),
@@ -87,7 +96,7 @@ fn op_command(op: &Op) -> command::Op<'_> {
             command::Op::DeleteRange(command::DeleteRange { key, range_end: end, prev_kv: true })
         }
         Op::Txn(txn) => command::Op::Txn(txn.command()),
-        Op::Publish { .. } | Op::Compact(_) => panic!("no operation of a transaction: {op:?}"),
+        _ => panic!("no operation of a transaction: {op:?}"),
     }
 }
 

@@ -1,0 +1,116 @@
+//! The leader's clock for leases: ends those that are due, and notes what is left of others.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kv_codec::command::{Body, Expired};
+use kv_store::{Due, Lessor};
+use tokio::sync::{Notify, watch};
+
+use crate::service::Core;
+use crate::status::ApiError;
+
+/// Leases that end in one round: a small part of the commands that may wait for the driver, so that clients find room beside them.
+const ROUND_LEASES: usize = 1024;
+/// The least time between two rounds: leases that end one after another are ended together.
+const ROUND_PAUSE: Duration = Duration::from_millis(50);
+
+/// The lessor, while this member leads.
+#[derive(Debug)]
+pub(crate) struct Lessors {
+    /// With the term that it leads in.
+    leading: Mutex<Option<(u64, Lessor)>>,
+    changed: Notify,
+    /// From when on the lessor counts time.
+    origin: Instant,
+}
+
+impl Default for Lessors {
+    fn default() -> Self {
+        Self { leading: Mutex::new(None), changed: Notify::new(), origin: Instant::now() }
+    }
+}
+
+impl Lessors {
+    /// Leases were granted, or ended. Called by the driver's thread after they were published.
+    pub(crate) fn changed(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// What a lessor is asked with: itself, the time, the term that it leads in.
+pub(crate) struct Led<'a> {
+    pub(crate) lessor: &'a mut Lessor,
+    pub(crate) now: Duration,
+    pub(crate) term: u64,
+}
+
+impl Core {
+    /// Asks the lessor, which knows the leases that are published.
+    ///
+    /// # Errors
+    /// [`ApiError::NotPrimaryLessor`] on a member that does not lead.
+    pub(crate) fn lessor<T>(&self, ask: impl FnOnce(Led<'_>) -> T) -> Result<T, ApiError> {
+        let mut leading = self.lessors.leading.lock().expect("nothing panics while it holds the lessor");
+        let raft = self.driver.status().numbers();
+        let view = self.views.load();
+        // What came before its own term is known to a leader once it has applied an entry of that.
+        if raft.leader != self.member_id || view.applied_term() != raft.term {
+            *leading = None;
+            return Err(ApiError::NotPrimaryLessor);
+        }
+        let now = self.lessors.origin.elapsed();
+        let lessor = match &mut *leading {
+            Some((term, lessor)) if *term == raft.term => {
+                lessor.follow(view.leases(), now);
+                lessor
+            }
+            other => {
+                let lessor = Lessor::lead(view.leases(), now, self.limits.lease_grace);
+                &mut other.insert((raft.term, lessor)).1
+            }
+        };
+        Ok(ask(Led { lessor, now, term: raft.term }))
+    }
+
+    /// Does what is due; when more will be.
+    async fn lease_round(&self) -> Option<Duration> {
+        let queued = self.lessor(|Led { lessor, now, term }| {
+            let Due { expired, checkpoints } = lessor.due(now, ROUND_LEASES);
+            // Queued while nobody else can ask the lessor: a keep-alive that undoes a note is behind it in the log.
+            let noted = (!checkpoints.is_empty()).then(|| self.queue(&Body::LeaseCheckpoint { term, checkpoints }));
+            let ends = expired.into_iter().map(|(id, granted)| {
+                let expired = Some(Expired { term, granted });
+                ((id, granted), self.queue(&Body::LeaseRevoke { id, expired }))
+            });
+            (noted, ends.collect::<Vec<_>>())
+        });
+        let (noted, ends) = queued.ok()?;
+        if let Some(noted) = noted {
+            // A note that is lost is made again in its time.
+            drop(self.outcome(noted).await);
+        }
+        for (lease, end) in ends {
+            match self.outcome(end).await {
+                Ok(_) => self.metrics.leases_expired.inc(),
+                // Its client was faster.
+                Err(ApiError::LeaseNotFound) => {}
+                Err(_) => drop(self.lessor(|led| led.lessor.failed(lease, led.now))),
+            }
+        }
+        self.lessor(|led| led.lessor.next_due().map(|at| at.saturating_sub(led.now))).ok().flatten()
+    }
+}
+
+/// Keeps the leases' time, until the server stops.
+pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<()>) {
+    loop {
+        let next = core.lease_round().await;
+        let pause = next.map_or(Duration::MAX, |next| next.max(ROUND_PAUSE));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = core.lessors.changed.notified() => tokio::time::sleep(ROUND_PAUSE).await,
+            _ = stop.changed() => return,
+        }
+    }
+}

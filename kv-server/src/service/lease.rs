@@ -1,0 +1,128 @@
+//! Lease: LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases.
+
+use bytes::Bytes;
+use kv_codec::command::Body;
+use kv_store::Renewal;
+
+use super::Core;
+use crate::lessors::Led;
+use crate::proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesResponse,
+    LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+};
+use crate::status::ApiError;
+
+/// What etcd counts for a lease when it looks at the quota.
+const LEASE_BYTES: u64 = 64;
+/// The most seconds that a lease is granted (as in etcd).
+const TTL_MAX: i64 = 9_000_000_000;
+
+impl Core {
+    /// Grants a lease.
+    pub(crate) async fn lease_grant(&self, request: &LeaseGrantRequest) -> Result<LeaseGrantResponse, ApiError> {
+        if request.ttl > TTL_MAX {
+            return Err(ApiError::LeaseTtlTooLarge);
+        }
+        self.check_quota(LEASE_BYTES).await?;
+        let id = if request.id == 0 { random_id()? } else { request.id };
+        let ttl = request.ttl.max(self.limits.lease_ttl_min);
+        let applied = self.replicate(&Body::LeaseGrant { id, ttl }).await?;
+        self.metrics.leases_granted.inc();
+        // Its time begins before its client hears of it.
+        drop(self.lessor(|_| ()));
+        Ok(LeaseGrantResponse { header: self.header(applied.revision), id, ttl, error: String::new() })
+    }
+
+    /// Ends a lease and deletes its keys.
+    pub(crate) async fn lease_revoke(&self, request: &LeaseRevokeRequest) -> Result<LeaseRevokeResponse, ApiError> {
+        let applied = self.replicate(&Body::LeaseRevoke { id: request.id, expired: None }).await?;
+        self.metrics.leases_revoked.inc();
+        Ok(LeaseRevokeResponse { header: self.header(applied.revision) })
+    }
+
+    /// Keeps a lease alive. One that is not there, or is about to end, has 0 seconds.
+    pub(crate) async fn lease_keep_alive(
+        &self,
+        request: &LeaseKeepAliveRequest,
+    ) -> Result<LeaseKeepAliveResponse, ApiError> {
+        let id = request.id;
+        // A leader that was replaced may have missed that the lease ended.
+        self.read_barrier().await?;
+        let header = self.header(self.views.load().revision());
+        let answer = |ttl| LeaseKeepAliveResponse { header, id, ttl };
+        let renewed = self.lessor(|Led { lessor, now, term }| {
+            let renewal = lessor.renew(id, now);
+            let undone = match renewal {
+                Renewal::Renewed { noted: Some(noted), .. } => {
+                    // Queued before the lessor can note anything else.
+                    let undo = Body::LeaseCheckpoint { term, checkpoints: vec![noted.undo] };
+                    Some((noted, self.queue(&undo)))
+                }
+                _ => None,
+            };
+            (renewal, undone)
+        });
+        let (renewal, undone) = renewed?;
+        if let Some((noted, queued)) = undone {
+            self.outcome(queued).await?;
+            self.lessor(|led| led.lessor.undone(noted))?;
+        }
+        match renewal {
+            Renewal::Renewed { ttl, .. } => {
+                self.metrics.leases_renewed.inc();
+                Ok(answer(ttl))
+            }
+            Renewal::Unknown => Ok(answer(0)),
+            Renewal::Ending => {
+                self.lease_ended(id).await?;
+                Ok(answer(0))
+            }
+        }
+    }
+
+    /// Waits until a lease that is due is gone, and its keys with it.
+    async fn lease_ended(&self, id: i64) -> Result<(), ApiError> {
+        let granted = |core: &Self| core.views.load().leases().get(id).map(|lease| lease.granted);
+        let before = granted(self);
+        let mut published = self.applied.clone();
+        let gone = published.wait_for(|_| before.is_none() || granted(self) != before);
+        match tokio::time::timeout(self.limits.request_timeout, gone).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ApiError::Stopped),
+            Err(_) => Err(ApiError::Timeout),
+        }
+    }
+
+    /// What is left of a lease, and its keys. One that is not there has -1 seconds.
+    pub(crate) async fn lease_time_to_live(
+        &self,
+        request: &LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, ApiError> {
+        self.read_barrier().await?;
+        let left = self.lessor(|led| led.lessor.time_to_live(request.id, led.now))?;
+        let view = self.views.load_full();
+        let header = self.header(view.revision());
+        let Some((granted_ttl, left)) = left else {
+            return Ok(LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, granted_ttl: 0, keys: Vec::new() });
+        };
+        let keys = view.leases().keys(request.id).map(Bytes::copy_from_slice);
+        let keys = if request.keys { keys.collect() } else { Vec::new() };
+        let ttl = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+        Ok(LeaseTimeToLiveResponse { header, id: request.id, ttl, granted_ttl, keys })
+    }
+
+    /// The leases, the one that ends next first where this member knows their time.
+    pub(crate) fn lease_leases(&self) -> LeaseLeasesResponse {
+        let view = self.views.load_full();
+        let by_deadline = self.lessor(|led| led.lessor.by_deadline());
+        let ids = by_deadline.unwrap_or_else(|_| view.leases().iter().map(|(id, _)| id).collect());
+        let leases = ids.into_iter().map(|id| LeaseStatus { id }).collect();
+        LeaseLeasesResponse { header: self.header(view.revision()), leases }
+    }
+}
+
+/// A number that no other lease has but by the rarest chance: positive, and not 0.
+fn random_id() -> Result<i64, ApiError> {
+    let drawn = getrandom::u64().map_err(|_| ApiError::Stopped)?;
+    Ok((drawn >> 1).cast_signed().max(1))
+}
