@@ -95,8 +95,8 @@ bugs! {
     MarkBeforeSnapshot = "mark-before-snapshot",
     /// A purge drops the revision that the oldest readable one shows.
     PurgeVisible = "purge-visible",
-    /// The revision after an install is that of the newest change that is left.
-    RevisionFromHistory = "revision-from-history",
+    /// What was compacted when a snapshot was taken can be read again after its install.
+    InstallForgetsCompaction = "install-forgets-compaction",
     /// A condition on a key that is not there always holds.
     GuardIgnored = "guard-ignored",
 }

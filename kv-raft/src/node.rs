@@ -68,7 +68,7 @@ pub struct NodeState {
 ///   durable as committed before, so that a member that has applied one never comes back without it.
 /// * A proposal is stepped on the leader only: raft's own forwarding never happens.
 /// * It does not stand for election between a snapshot's arrival and its install: raft would look for entries that the snapshot
-///   replaced.
+///   replaced. Nor, as the only voter, before its whole log is durable.
 /// * Entries after a conf change come out only once it is [`Input::ConfApplied`], and after an install only once it is
 ///   [`Input::SnapshotInstalled`].
 /// * Raft's membership equals the state machine's after every change.
@@ -187,7 +187,7 @@ impl Node {
                 }
             }
             Input::Campaign => {
-                if self.install_gate.is_none() {
+                if self.may_stand() {
                     // An error means that raft will not stand: it is no voter, or leads already.
                     drop(self.raw.campaign());
                 }
@@ -220,12 +220,13 @@ impl Node {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// Whether this member leads alone and has applied an entry of its own term: a read of the published view is then
-    /// linearizable without a round.
+    /// Whether this member leads alone, without a learner even, and has applied an entry of its own term: a read of the published
+    /// view is then linearizable without a round. A learner may have applied, and shown, what is committed here and not yet applied.
     #[must_use]
     pub fn is_lone_leader(&self) -> bool {
         let raft = &self.raw.raft;
-        let alone = raft.prs().is_singleton() || is_planted(Bug::StaleLeaderRead);
+        let alone = raft.prs().is_singleton() && raft.prs().conf().learners().is_empty();
+        let alone = alone || is_planted(Bug::StaleLeaderRead);
         let caught_up = raft.apply_to_current_term() || is_planted(Bug::EarlyLoneLeader);
         self.is_leader() && alone && caught_up
     }
@@ -273,11 +274,18 @@ impl Node {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        if self.install_gate.is_none() {
+        if self.is_leader() || self.may_stand() {
             self.raw.tick();
         }
         // A round that got no answer within an election timeout was lost.
         self.reads.retry_before(self.ticks.saturating_sub(self.config.election_ticks as u64));
+    }
+
+    /// Whether this member may stand for election. A lone voter leads as soon as it stands: raft wants its whole log durable then.
+    fn may_stand(&self) -> bool {
+        let raft = &self.raw.raft;
+        let durable = raft.raft_log.persisted == raft.raft_log.last_index();
+        self.install_gate.is_none() && (durable || !raft.prs().is_singleton())
     }
 
     fn receive(&mut self, envelope: Envelope) -> Result<(), MessageError> {
@@ -292,7 +300,7 @@ impl Node {
                     return Err(MessageError::WrongMember { from: message.from, to: message.to, id });
                 }
                 check(&message, &self.raw.raft.raft_log)?;
-                if message.get_msg_type() == MessageType::MsgTimeoutNow && self.install_gate.is_some() {
+                if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.may_stand() {
                     return Ok(());
                 }
                 // The one error left is an answer from a member that was removed.

@@ -223,7 +223,8 @@ impl Checker {
             Promise::Nothing => true,
             Promise::Term(term) => term <= durable_term,
             Promise::Vote { term, candidate } => term < durable_term || term == durable_term && vote == candidate,
-            Promise::Log { term, index } => term <= durable_term && index <= durable.last(),
+            // Of an earlier term: it was so then, and what a later leader has replaced since counts for nothing in that term.
+            Promise::Log { term, index } => term < durable_term || term == durable_term && index <= durable.last(),
         };
         if kept {
             return Ok(());

@@ -42,8 +42,9 @@ pub(crate) fn tell_the_seed_of_a_panic(bug: Option<Bug>) {
         print(info);
         let seed = RUNNING.get();
         let why = info.payload_as_str().unwrap_or("no words").lines().next().unwrap_or_default().to_owned();
-        println!("{}", found(seed, &format!("panicked: {why}")));
-        println!("{}", repeat(seed, bug));
+        // Not println: it would panic in turn where nobody listens any more.
+        let lines = format!("{}\n{}\n", found(seed, &format!("panicked: {why}")), repeat(seed, bug));
+        let _ = std::io::stdout().write_all(lines.as_bytes());
     }));
 }
 

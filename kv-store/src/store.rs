@@ -8,7 +8,7 @@ use kv_codec::planted::{Bug, is_planted};
 
 use crate::changes::Changes;
 use crate::txn::write_txn;
-use crate::{Alarms, ApplyError, Block, ConfChange, MemberChange, Members, Rejection, Revision, TxnOutcome, View};
+use crate::{Alarms, ApplyError, Block, ConfChange, MemberChange, Members, Rejection, TxnOutcome, View};
 
 /// The result of one command, handed over with the wake-up: nobody reads the store again to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,9 +120,8 @@ impl Store {
     /// Replaces the whole state by `view`, a snapshot's. Readers see it after [`Store::publish`].
     pub fn install(&mut self, view: View) {
         self.view = view;
-        if is_planted(Bug::RevisionFromHistory) {
-            let kept = self.view.history.range(Revision::default()..=Revision::last_of(i64::MAX));
-            self.view.revision = kept.last().map_or(1, Block::mod_revision);
+        if is_planted(Bug::InstallForgetsCompaction) {
+            self.view.compact_revision = -1;
         }
     }
 

@@ -5,7 +5,7 @@ use kv_raft::{
     ConfChange, Envelope, Input, MessageError, Node, PeerMessage, Position, Record, RejectReason, SnapshotMark,
     TailLimits,
 };
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::harness::{Cluster, batch, membership, node, node_with, render};
 
@@ -229,6 +229,36 @@ fn a_new_leader_serves_no_read_before_its_first_commit() {
     assert!(!node.is_lone_leader(), "committed is not applied");
     assert_eq!(out(&mut node, Input::Applied(2)), "");
     assert!(node.is_lone_leader());
+}
+
+/// The last voter left, with a slow disk: raft panics when it leads before its log is durable.
+#[test]
+fn a_lone_voter_stands_once_its_log_is_durable() {
+    let mut node = node(1, membership(&[1], &[]));
+    let mut append = from(2, 1, MessageType::MsgAppend, 2);
+    (append.index, append.log_term, append.commit) = (1, 1, 1);
+    append.set_entries(vec![Entry { index: 2, term: 2, ..Entry::default() }].into());
+    node.step(raft(append)).unwrap();
+    // Ticks before the next poll, and ticks while the write is under way.
+    (0..30).for_each(|_| node.step(Input::Tick).unwrap());
+    let persist = node.poll().persist.unwrap();
+    (0..30).for_each(|_| node.step(Input::Tick).unwrap());
+    out(&mut node, Input::Campaign);
+    assert!(!node.is_leader());
+    out(&mut node, Input::Persisted(persist.ticket));
+    (0..30).for_each(|_| node.step(Input::Tick).unwrap());
+    assert!(node.is_leader());
+}
+
+/// A learner hears of a commit before its leader has applied it, and may show it to somebody who then asks the leader.
+#[test]
+fn a_leader_with_a_learner_is_not_alone() {
+    let mut node = node(1, membership(&[1], &[2]));
+    out(&mut node, Input::Campaign);
+    out(&mut node, Input::Persisted(1));
+    out(&mut node, Input::Applied(2));
+    assert!(node.is_leader() && !node.is_lone_leader());
+    assert!(lone_leader().is_lone_leader());
 }
 
 fn conf_batch(seq: u64) -> bytes::Bytes {

@@ -3,6 +3,7 @@
 //! Each strike has a number and draws its randomness whether it is masked or not: leaving one out changes nothing else at its root.
 
 use fastrand::Rng;
+use kv_codec::record::frame::{BATCH_HEADER_BYTES, BatchHeader};
 use kv_raft::Disk;
 
 use super::{Cluster, Event, Fate};
@@ -135,37 +136,38 @@ impl Cluster {
 
     /// Ends a member's process and changes what its disk holds. Never for so many that a quorum could be gone for good.
     fn damage(&mut self, number: u64, member: u64, rng: &mut Rng) {
-        let voters = self.membership().voters;
-        let one_more = self.doubtful(&voters) + 1;
-        let bearable = voters.len() > 2 * one_more
-            && self.hosts.values().all(|host| host.life.is_some() || host.fate != Fate::Well || host.boot > 0);
-        if !bearable || self.change_may_come() && self.doubtful(&voters) > 0 {
+        let members = self.membership();
+        let voters = &members.voters;
+        let bearable = voters.len() > 2 * (self.doubtful(voters) + 1);
+        // Who has not heard of the last change counts other voters.
+        let knows = |id: &u64| self.hosts[id].life.as_ref().is_some_and(|life| life.node.membership() == members);
+        let agreed = voters.iter().filter(|id| !self.is_doubtful(**id)).all(knows);
+        if !bearable || !agreed || self.is_doubtful(member) || !voters.contains(&member) {
             return;
         }
-        if self.hosts[&member].fate != Fate::Well || !voters.contains(&member) {
-            return;
-        }
-        let marked = self.hosts[&member].life.as_ref().is_some_and(|life| life.marked);
-        if self.hosts[&member].life.is_some() {
-            // Not with the power: what was not synced may be gone then, a lost statement among it.
-            self.kill(member, false);
-        } else {
-            return;
-        }
+        // Not with the power: what was not synced may be gone then, a lost statement among it.
+        self.kill(member, false);
         self.report.counts.damage += 1;
         let wiped = rng.u8(0..6) == 0;
         let fate = if wiped { Fate::Lost } else { Fate::Damaged };
         let host = self.hosts.get_mut(&member).expect("it is there");
         host.fate = fate;
-        let what = if wiped { Some("is lost".to_owned()) } else { change_something(&host.disk, marked, rng) };
+        let what = if wiped { Some("is lost".to_owned()) } else { change_something(&host.disk, rng) };
         self.report.counts.disks_lost += u64::from(wiped);
         let what = what.unwrap_or_else(|| "has nothing to damage".into());
         self.note(format_args!("fault {number}: the disk of m{member} {what}"));
     }
 }
 
-/// Changes something at rest that no crash can change; what it did. `marked` says that the log's last word was that all is durable.
-fn change_something(disk: &SimDisk, marked: bool, rng: &mut Rng) -> Option<String> {
+/// Whether the last thing in a segment is the statement that all before it is durable.
+fn says_all_is_durable(last: &[u8], tag: &[u8]) -> bool {
+    let (Ok(last), Ok(tag)) = (last.try_into(), tag.try_into()) else { return false };
+    BatchHeader::decode(last, tag)
+        .is_ok_and(|header| header.payload_bytes == 0 && header.watermark + 1 == header.ordinal)
+}
+
+/// Changes something at rest that no crash can change; what it did.
+fn change_something(disk: &SimDisk, rng: &mut Rng) -> Option<String> {
     let files = |dir: &str, ending: &str| -> Vec<String> {
         let names = disk.list(dir).unwrap_or_default();
         names.into_iter().filter(|name| name.ends_with(ending)).map(|name| format!("{dir}/{name}")).collect()
@@ -187,9 +189,13 @@ fn change_something(disk: &SimDisk, marked: bool, rng: &mut Rng) -> Option<Strin
     };
     let sectors = used / SECTOR_BYTES;
     let kind = rng.u8(0..5);
-    if kind == 0 && marked && path.ends_with(".log") && sectors > 2 {
+    // All sectors but the one that the last batch ends in.
+    let before_last = (used - 1) / SECTOR_BYTES;
+    let last = used.next_multiple_of(BATCH_HEADER_BYTES);
+    let last = content.get(last - BATCH_HEADER_BYTES..last).unwrap_or_default();
+    if kind == 0 && path.ends_with(".log") && before_last > 1 && says_all_is_durable(last, &tag) {
         // A write that was reported and is not there: known by the statement behind it.
-        let at = rng.usize(1..sectors) * SECTOR_BYTES;
+        let at = rng.usize(1..before_last) * SECTOR_BYTES;
         disk.damage(path, |content| content[at..at + SECTOR_BYTES].copy_from_slice(&tag.repeat(SECTOR_BYTES / 16)));
         return Some(format!("lost the sector at {at} of {path}"));
     }

@@ -3,6 +3,8 @@
 //! A member whose disk was lost, wiped or replaced by an old one never comes back under its id: it forgot what it promised. It is
 //! removed, and a new one joins as a learner and is promoted once it has caught up.
 
+use std::collections::BTreeSet;
+
 use kv_codec::command::{BatchBuilder, Body};
 use kv_raft::{ConfChange, Input, Membership};
 
@@ -23,13 +25,15 @@ pub(super) struct Operator {
     last_id: u64,
     /// The last change that was asked for, until it is applied: then none that was asked for before can come any more.
     pending: Option<ConfChange>,
+    /// Members that a start brought to light, before anyone was seen to apply their coming.
+    met: BTreeSet<u64>,
     /// The last change that anyone applied.
     applied_index: u64,
 }
 
 impl Operator {
     pub(super) fn new(last_id: u64) -> Self {
-        Self { last_id, pending: None, applied_index: 0 }
+        Self { last_id, pending: None, met: BTreeSet::new(), applied_index: 0 }
     }
 
     /// A change at `index` was applied; whether nobody did before.
@@ -66,9 +70,14 @@ impl Cluster {
         self.hosts.get(&id).is_none_or(|host| matches!(host.fate, Fate::Lost))
     }
 
-    /// Members whose disks are lost, or may be refused.
+    /// Whether a member's disk is lost, or may be refused.
+    pub(super) fn is_doubtful(&self, id: u64) -> bool {
+        self.hosts.get(&id).is_none_or(|host| host.fate != Fate::Well)
+    }
+
+    /// How many are.
     pub(super) fn doubtful(&self, voters: &[u64]) -> usize {
-        voters.iter().filter(|id| self.hosts.get(id).is_none_or(|host| host.fate != Fate::Well)).count()
+        voters.iter().filter(|id| self.is_doubtful(**id)).count()
     }
 
     /// Looks at the cluster and does what is needed.
@@ -167,6 +176,27 @@ impl Cluster {
         self.step(leader, Input::ProposeConfChange(change, batch.finish()))
     }
 
+    /// A member that starts may be the first to apply a change, too: one that was committed in its last moments.
+    pub(super) fn meet_members(&mut self, member: u64) {
+        let view = self.life(member).machine.view();
+        let (index, members) = (view.applied_index(), view.members().clone());
+        let new: Vec<u64> = members.iter().map(|member| member.id).filter(|id| !self.hosts.contains_key(id)).collect();
+        // At the foundation they are put up one after the other.
+        let founders = self.plan.members + self.plan.learner;
+        for id in new.into_iter().filter(|id| *id > founders) {
+            self.operator.met.insert(id);
+            self.checker.voters(index, members.voters());
+            self.put_up(id);
+        }
+    }
+
+    /// Puts up a machine for a new member, and starts it.
+    fn put_up(&mut self, id: u64) {
+        self.add_host(id);
+        let after = self.streams.hosts.u64(1_000..TICK_US);
+        self.schedule(after, Event::Restart(id));
+    }
+
     /// A change was applied, here for the first time or not.
     pub(super) fn changed(&mut self, member: u64, index: u64, change: ConfChange) -> Result<(), String> {
         let first = self.operator.note_applied(index, change);
@@ -177,11 +207,13 @@ impl Cluster {
         self.report.counts.conf_changes += 1;
         let id = id_of(change);
         match change {
+            ConfChange::AddVoter(_) | ConfChange::AddLearner(_) if self.operator.met.remove(&id) => {}
             ConfChange::AddVoter(id) if self.hosts.contains_key(&id) => self.report.counts.promotions += 1,
             ConfChange::AddVoter(_) | ConfChange::AddLearner(_) => {
-                self.add_host(id);
-                let after = self.streams.hosts.u64(1_000..TICK_US);
-                self.schedule(after, Event::Restart(id));
+                if self.hosts.contains_key(&id) {
+                    return Err(format!("member {id} joins a second time"));
+                }
+                self.put_up(id);
             }
             ConfChange::Remove(_) => {}
         }

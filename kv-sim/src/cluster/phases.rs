@@ -11,8 +11,9 @@ use crate::history::blind::{Verdict, search};
 const CONVERGE_US: u64 = 60_000_000;
 /// Segments that a log keeps when nothing is under way: the current one, and what a snapshot not yet due spans.
 const SEGMENTS_MAX: u64 = 64;
-/// Snapshot files of one member: the one that counts, and one that a leader sent meanwhile.
-const SNAPSHOTS_MAX: usize = 3;
+/// Snapshot files of one member: the one that counts, and newer ones of leaders that were not needed in the end. The next snapshot
+/// removes those.
+const SNAPSHOTS_MAX: usize = 10;
 /// Revisions looked at on every member at the end.
 const REVISIONS_READ: i64 = 12;
 

@@ -43,8 +43,6 @@ pub(super) struct Life {
     /// Writes that wait for the disk, in order; the first may be one that found it full.
     to_persist: VecDeque<Persist>,
     writing: bool,
-    /// Nothing was written since the log said that all in it is durable.
-    pub(super) marked: bool,
     snapshot: Position,
     /// A snapshot that is being written.
     snapshot_running: Option<(Position, View)>,
@@ -59,6 +57,13 @@ pub(super) struct Life {
 impl Life {
     pub(super) fn is_full(&self) -> bool {
         !self.writing && !self.to_persist.is_empty()
+    }
+
+    /// Makes one write of all that wait: the last ticket stands for the ones before.
+    fn join_waiting(&mut self) {
+        let Some(ticket) = self.to_persist.back().map(|persist| persist.ticket) else { return };
+        let records = self.to_persist.drain(..).flat_map(|persist| persist.records).collect();
+        self.to_persist.push_back(Persist { ticket, records });
     }
 }
 
@@ -145,7 +150,6 @@ impl Cluster {
             seq: 0,
             to_persist: VecDeque::new(),
             writing: false,
-            marked: false,
             snapshot: replica.report.snapshot,
             snapshot_running: None,
             offered: None,
@@ -157,6 +161,7 @@ impl Cluster {
         self.report.counts.torn_cut += u64::from(replica.report.cut.is_some());
         self.note(format_args!("m{id} starts, applied {applied}"));
         self.compare_state(id)?;
+        self.meet_members(id);
         let phase = self.streams.hosts.u64(0..tick_us);
         self.schedule(phase, Event::Tick { member: id, boot });
         self.with(id, Some(boot), |cluster| {
@@ -255,7 +260,6 @@ impl Cluster {
         }
         if durable && !life.writing && life.to_persist.is_empty() {
             life.log.mark_durable().map_err(|_| Died)?;
-            life.marked = true;
         }
         if spare && let Some(spec) = life.log.spare_wanted() {
             match spec.prepare(life.disk.as_ref()) {
@@ -409,6 +413,7 @@ impl Cluster {
         let fails = rng.u64(0..1_000) < self.plan.disk_error && self.chaos;
         let (stops, later) = (rng.bool(), rng.u64(0..CALLS_OF_A_WRITE));
         let in_write = rng.u64(0..CALLS_OF_AN_APPEND);
+        let joins = rng.bool();
         let doomed = self.host(member).doomed.is_some();
         let (fails, stops) = (fails || doomed, stops || doomed);
         let later = if doomed { in_write } else { later };
@@ -418,6 +423,9 @@ impl Cluster {
             if stops { life.disk.stop_at(call) } else { life.disk.fail_at(call) }
         }
         life.writing = false;
+        if joins {
+            life.join_waiting();
+        }
         for _ in 0..life.to_persist.len() {
             let Some(persist) = self.life(member).to_persist.pop_front() else { break };
             match self.append(member, &persist.records)? {
@@ -442,7 +450,6 @@ impl Cluster {
     fn append(&mut self, member: u64, records: &[Record]) -> Work<bool> {
         self.checker.writes(member, records);
         let life = self.life(member);
-        life.marked = false;
         match life.log.append(records) {
             Ok(()) => {
                 self.checker.wrote(member, records)?;
