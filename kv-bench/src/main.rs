@@ -54,6 +54,9 @@ fn main() -> ExitCode {
 }
 
 fn run(tool: Tool) -> Result<ExitCode> {
+    if matches!(&tool, Tool::Crash(options) if options.power_loss) {
+        crash::power::enter_namespace()?;
+    }
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     runtime.block_on(async {
         // Caught from here on: a tool may start a process before it first waits for anything.

@@ -5,16 +5,17 @@
 //!    a recovery is cut short too. Wait until it answers.
 //! 2. Read everything, and compare it with what was acknowledged ([`ledger`]); compare HashKV of revisions hashed
 //!    before the kill.
-//! 3. Let the writers write. At a random moment, SIGKILL.
+//! 3. Let the writers write. At a random moment, SIGKILL; with `--power-loss`, the power of the file system first ([`power`]).
 //!
 //! At the end a SIGTERM, the exit code, one more start and one more comparison.
 //!
 //! # What it does not find
-//! A SIGKILL leaves the page cache alone: whether a write was synced, and not just written, only a disk that loses
-//! unsynced writes can tell. That is the simulator's part (`kv-sim`).
+//! A SIGKILL leaves the page cache alone: whether a write was synced, and not just written, only `--power-loss` can tell, and the
+//! simulated disk of `kv-sim`.
 
 pub mod ledger;
 mod load;
+pub mod power;
 mod report;
 mod server;
 
@@ -43,6 +44,8 @@ const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 const RECOVERY_KILLED_EVERY: u32 = 8;
 /// The longest that such a start lives.
 const RECOVERY_KILLED_WITHIN_US: u64 = 60_000;
+/// The longest that a process lives on without power.
+const NOTICES_WITHIN_US: u64 = 20_000;
 /// Hashes compared after each restart: the youngest are of the round before.
 const HASHES_COMPARED: usize = 3;
 /// Rounds between two lines of progress.
@@ -72,6 +75,10 @@ pub struct Options {
     /// An empty directory for the data and the server's log; a temporary one when left out.
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// Cuts the power each time, not just the process: the data are on a file system of their own, which loses what was not
+    /// synced. Needs root and loop devices.
+    #[arg(long)]
+    pub power_loss: bool,
     /// Keeps the temporary directory. After a violation it is kept anyway.
     #[arg(long)]
     pub keep: bool,
@@ -87,17 +94,25 @@ pub async fn run(options: Options) -> Result<Report> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("kv-bench crash: seed {seed}");
     let directory = Directory::new(&options)?;
+    let machine = options.power_loss.then(|| power::Machine::new(directory.path())).transpose()?;
     let launch = Launch {
         binary: server::find_binary(&options.server)?,
-        data_dir: directory.path().join("data"),
+        data_dir: machine.as_ref().map_or(directory.path(), power::Machine::path).join("data"),
         log: directory.path().join("server.log"),
         peer_port: server::free_port()?,
     };
     let report = Report::new(&options, seed);
-    let mut run =
-        Run { options: &options, launch, random: fastrand::Rng::with_seed(seed), ledger: Ledger::default(), report };
+    let mut run = Run {
+        options: &options,
+        machine,
+        launch,
+        random: fastrand::Rng::with_seed(seed),
+        ledger: Ledger::default(),
+        report,
+    };
     run.all_rounds().await?;
     let mut report = run.report;
+    drop(run.machine);
     if let Some(kept) = directory.finish(options.keep || !report.violations.is_empty()) {
         report.directory = Some(kept);
     }
@@ -106,6 +121,8 @@ pub async fn run(options: Options) -> Result<Report> {
 
 struct Run<'a> {
     options: &'a Options,
+    /// Whose power is cut, if any.
+    machine: Option<power::Machine>,
     launch: Launch,
     random: fastrand::Rng,
     ledger: Ledger,
@@ -136,7 +153,7 @@ impl Run<'_> {
             let lives = Duration::from_micros(self.random.u64(..RECOVERY_KILLED_WITHIN_US));
             let server = self.launch.start()?;
             tokio::time::sleep(lives).await;
-            server.kill().await?;
+            self.kill(server).await?;
             self.report.recoveries_killed += 1;
         }
         let (server, ready) = match self.launch.serve().await? {
@@ -196,7 +213,7 @@ impl Run<'_> {
             self.report.violations.push(Violation::Process { why });
         }
         shared.killed.store(true, Ordering::SeqCst);
-        server.kill().await?;
+        self.kill(server).await?;
 
         for writer in writers {
             self.note(writer.await.context("a writer panicked")?);
@@ -206,6 +223,19 @@ impl Run<'_> {
             self.report.hashes_sampled += 1;
         }
         self.report.unknown += self.ledger.unknown() as u64;
+        Ok(())
+    }
+
+    /// The end of the process, and of its machine where there is one. Between the two it may notice.
+    async fn kill(&mut self, server: Server) -> Result<()> {
+        let Some(machine) = &self.machine else {
+            return server.kill().await;
+        };
+        machine.cut()?;
+        tokio::time::sleep(Duration::from_micros(self.random.u64(..=NOTICES_WITHIN_US))).await;
+        server.kill().await?;
+        machine.revive().await?;
+        self.report.power_losses += 1;
         Ok(())
     }
 

@@ -25,6 +25,8 @@ pub struct Report {
     pub unknown_applied: u64,
     /// Starts that served.
     pub restarts: u32,
+    /// Power losses, of starts that were killed too.
+    pub power_losses: u32,
     /// Starts that were killed before they served.
     pub recoveries_killed: u32,
     /// The longest time from the start of the process to its first linearizable answer.
@@ -51,9 +53,10 @@ pub struct Report {
 
 impl Report {
     pub(super) fn new(options: &Options, seed: u64) -> Self {
-        let Options { server, rounds, writers, keys, load_ms_max, .. } = options;
+        let Options { server, rounds, writers, keys, load_ms_max, power_loss, .. } = options;
+        let power_loss = if *power_loss { " --power-loss" } else { "" };
         let repeat = format!(
-            "kv-bench crash --server {} --seed {seed} --rounds {rounds} --writers {writers} --keys {keys} --load-ms-max {load_ms_max}",
+            "kv-bench crash --server {} --seed {seed} --rounds {rounds} --writers {writers} --keys {keys} --load-ms-max {load_ms_max}{power_loss}",
             server.display()
         );
         Self {
@@ -63,6 +66,7 @@ impl Report {
             unknown: 0,
             unknown_applied: 0,
             restarts: 0,
+            power_losses: 0,
             recoveries_killed: 0,
             slowest_recovery: Duration::ZERO,
             hashes_sampled: 0,
@@ -100,6 +104,7 @@ impl fmt::Display for Report {
             "restarts               {} (and {} killed during recovery)",
             self.restarts, self.recoveries_killed
         )?;
+        writeln!(f, "power losses           {}", self.power_losses)?;
         writeln!(f, "slowest recovery       {} ms", self.slowest_recovery.as_millis())?;
         writeln!(
             f,

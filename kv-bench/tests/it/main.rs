@@ -38,6 +38,7 @@ async fn acknowledged_writes_survive_kills() {
         seed: None,
         keys: 8,
         load_ms_max: 300,
+        power_loss: false,
         dir: None,
         keep: false,
     };
