@@ -28,6 +28,7 @@
 
 pub mod checker;
 pub mod cluster;
+pub mod decoders;
 pub mod disk;
 pub mod history;
 pub mod machine;

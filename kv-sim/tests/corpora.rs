@@ -1,0 +1,171 @@
+//! What the fuzzers start from, and small changes of it, through every decoder: no fuzzer needed.
+//!
+//! `KV_WRITE_CORPORA=1 cargo test -p kv-sim --test corpora` writes the first seeds of each corpus anew.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use kv_codec::command::{
+    BatchBuilder, Body, CommandHeader, Compare, CompareResult, CompareTarget, DeleteRange, Op, Publish, Put, Range, Txn,
+};
+use kv_codec::member::Member;
+use kv_codec::record::{self, HardState, LogEntry, Record, SnapshotMark};
+use kv_raft::snapshots::SnapshotWriter;
+use kv_raft::{EntryKind, FileLog, LogOptions, LogStore};
+use kv_sim::SimDisk;
+use kv_sim::decoders::{IDS, SEGMENT, SNAPSHOT, SNAPSHOT_FILE, TARGETS};
+use kv_store::{Members, Store};
+
+/// Changes of each file.
+const CHANGES: u64 = 300;
+
+fn corpus(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name)
+}
+
+#[test]
+fn every_decoder_returns_whatever_it_is_given() {
+    if std::env::var_os("KV_WRITE_CORPORA").is_some() {
+        write_all();
+    }
+    for (name, target) in TARGETS {
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(corpus(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        assert!(!files.is_empty(), "{name} has no corpus");
+        target(b"");
+        for file in files {
+            let bytes = std::fs::read(&file).unwrap();
+            target(&bytes);
+            let mut rng = Rng::with_seed(bytes.len() as u64);
+            for _ in 0..CHANGES {
+                target(&changed(&bytes, &mut rng));
+            }
+        }
+    }
+}
+
+/// One to three small changes.
+fn changed(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..rng.u8(1..=3) {
+        let at = rng.usize(0..=bytes.len());
+        match rng.u8(0..5) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, rng.u8(..)),
+            2 if at < bytes.len() => drop(bytes.remove(at)),
+            3 if at < bytes.len() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][rng.usize(0..5)],
+            _ if at < bytes.len() => bytes[at] ^= 1 << rng.u8(0..8),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+fn commands() -> Vec<Vec<u8>> {
+    let put = Put { key: b"key", value: b"value", lease: 0, prev_kv: true, ignore_value: false, ignore_lease: false };
+    let delete = DeleteRange { key: b"a", range_end: b"z", prev_kv: true };
+    let range = Range {
+        key: b"\0",
+        range_end: b"\0",
+        limit: 3,
+        revision: 1,
+        sort_order: 2,
+        sort_target: 4,
+        keys_only: false,
+        count_only: false,
+        mod_revisions: (0, 9),
+        create_revisions: (1, 0),
+    };
+    let compare = |target| Compare { key: b"key", range_end: b"", result: CompareResult::NotEqual, target };
+    let inner = Txn { compare: vec![compare(CompareTarget::Lease(4))], success: vec![Op::Put(put)], failure: vec![] };
+    let txn = Txn {
+        compare: vec![compare(CompareTarget::Value(b"x")), compare(CompareTarget::Mod(-1))],
+        success: vec![Op::Range(range), Op::Txn(inner)],
+        failure: vec![Op::DeleteRange(delete)],
+    };
+    let bodies = [
+        Body::Put(put),
+        Body::DeleteRange(delete),
+        Body::Txn(txn),
+        Body::Compact { revision: 2 },
+        Body::Publish(Publish { id: 3, name: "n".into(), client_urls: vec!["http://c:1".into()] }),
+        Body::MemberAdd(a_member()),
+        Body::MemberRemove(4),
+        Body::MemberPromote(5),
+        Body::MemberUpdate { id: 6, peer_urls: vec!["http://p:2".into()] },
+    ];
+    let header = CommandHeader { origin: 1, epoch: 2, seq: 3, auth_revision: 4, user: b"root" };
+    bodies.iter().map(|body| body.encode(&header)).collect()
+}
+
+fn a_member() -> Member {
+    let peer_urls = vec!["http://p:2380".to_owned(), "http://q:2380".to_owned()];
+    Member { id: 9, name: "name".into(), peer_urls, client_urls: vec![], is_learner: true }
+}
+
+fn batches() -> Vec<Vec<u8>> {
+    let all = commands();
+    let of = |commands: &[Vec<u8>]| {
+        let mut batch = BatchBuilder::default();
+        commands.iter().for_each(|command| batch.push(command));
+        batch.finish().to_vec()
+    };
+    let mut batches: Vec<_> = all.iter().map(|command| of(std::slice::from_ref(command))).collect();
+    batches.push(of(&all));
+    batches
+}
+
+fn log_records() -> Vec<Record> {
+    let entry =
+        |index, kind, payload: Vec<u8>| Record::Entry(LogEntry { index, term: 1, kind, payload: payload.into() });
+    vec![
+        Record::HardState(HardState { term: 1, vote: 3, commit: 0 }),
+        entry(1, EntryKind::Normal, b"one".to_vec()),
+        entry(2, EntryKind::ConfChange, vec![7; 600]),
+        entry(2, EntryKind::Normal, vec![]),
+        Record::Snapshot(SnapshotMark { index: 1, term: 1, installed: false }),
+    ]
+}
+
+fn write_all() {
+    let write = |name: &str, files: Vec<Vec<u8>>| {
+        std::fs::create_dir_all(corpus(name)).unwrap();
+        for (nth, bytes) in files.iter().enumerate() {
+            std::fs::write(corpus(name).join(format!("first-{nth:02}")), bytes).unwrap();
+        }
+    };
+    write("batch", batches());
+    write("apply", batches());
+    let mut together = Vec::new();
+    log_records().iter().for_each(|record| record::encode(record, &mut together));
+    write("records", vec![together]);
+
+    let disk = SimDisk::new(1);
+    let options = LogOptions { segment_bytes_first: 4096, segment_bytes_max: 8192, ..LogOptions::new(IDS) };
+    let (mut log, _) = FileLog::open(Arc::new(disk.clone()), options).unwrap();
+    log_records().iter().for_each(|record| log.append(std::slice::from_ref(record)).unwrap());
+    log.mark_durable().unwrap();
+    let segment = disk.content(SEGMENT).unwrap();
+    write("log", vec![segment.clone()]);
+
+    let mut store = Store::genesis(Members::new([a_member()], [1]));
+    for (index, batch) in (2..).zip(batches().iter().take(4)) {
+        store.apply(index, 1, batch, &mut vec![]).unwrap();
+    }
+    let stream: Vec<u8> = store.view().chunks().flat_map(|chunk| chunk.to_vec()).collect();
+    let mut writer = SnapshotWriter::create(&disk, SNAPSHOT).unwrap();
+    writer.write(&stream).unwrap();
+    writer.finish().unwrap();
+    let file = disk.content(SNAPSHOT_FILE).unwrap();
+    let tagged: Vec<u8> = segment[16..32].iter().chain(&segment[512..544]).copied().collect();
+    write("headers", vec![segment[..512].to_vec(), tagged, file[..44].to_vec()]);
+    write("snapshot_file", vec![file]);
+    write("snapshot_stream", vec![stream]);
+    let mut member = Vec::new();
+    a_member().encode(&mut member);
+    write("member", vec![member]);
+}
