@@ -3,6 +3,7 @@
 //! It knows none of the other crates: it starts `cargo`, the built binaries and, where they are installed, real etcd
 //! clients, and it reads the tree for [`tidy`]. Each task prints what it runs, so that any line can be run by hand.
 
+mod campaign;
 mod ci;
 mod clients;
 mod run;
@@ -33,6 +34,8 @@ enum Task {
     Sim(Passed),
     /// Kills kv-server under load, again and again, and checks what it kept. Both are built for release.
     Crash(Passed),
+    /// What takes too long for every change: fresh seeds, planted bugs, every crash state, crashes and power losses, fuzzers.
+    Campaign(campaign::Options),
     /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
     /// `bench million ...` with a large store.
     Bench(Passed),
@@ -68,6 +71,7 @@ fn run(task: Task) -> Result<()> {
         Task::Tidy => tidy::run(&workspace),
         Task::Clients => clients::run(&workspace).map(drop),
         Task::Sim(passed) => step(&mut simulator(&workspace, &passed.arguments)),
+        Task::Campaign(options) => campaign::run(&workspace, &options),
         Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),
         Task::Bench(passed) => {
             // Without a tool's name it is the wire.
