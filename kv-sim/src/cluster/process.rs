@@ -160,6 +160,7 @@ impl Cluster {
         self.host(id).life = Some(life);
         self.report.counts.torn_cut += u64::from(replica.report.cut.is_some());
         self.note(format_args!("m{id} starts, applied {applied}"));
+        self.note_recovered(id)?;
         self.compare_state(id)?;
         self.meet_members(id);
         let phase = self.streams.hosts.u64(0..tick_us);
@@ -168,6 +169,26 @@ impl Cluster {
             let alone = cluster.life(id).node.membership().voters == [id];
             if alone { cluster.step(id, Input::Campaign) } else { Ok(()) }
         })
+    }
+
+    /// A start may be the first to apply what was committed in the last moments before: it counts as applied from there on.
+    fn note_recovered(&mut self, id: u64) -> Result<(), String> {
+        let known = self.history.last_index();
+        let life = self.hosts.get_mut(&id).and_then(|host| host.life.as_mut()).expect("it was just started");
+        let (applied, term) = (life.machine.applied().index, life.node.leadership().term);
+        let mut entries = Vec::new();
+        if applied > known {
+            let replayed = life.log.replay(known, &mut |entry| {
+                entries.push(entry);
+                Ok(())
+            });
+            replayed.map_err(|error| format!("member {id} cannot read its log again: {error}"))?;
+        }
+        for entry in entries.iter().filter(|entry| entry.index <= applied) {
+            self.checker.applies(id, term, entry)?;
+            self.history.committed(entry)?;
+        }
+        Ok(())
     }
 
     /// A start that did not succeed: cut short by us, refused for damage that we did, or a violation.

@@ -298,6 +298,12 @@ impl History {
         Ok(model)
     }
 
+    /// The last entry that was noted; 1, which all members begin with, at first.
+    #[must_use]
+    pub fn last_index(&self) -> u64 {
+        self.last_index.max(1)
+    }
+
     /// What a call asks for.
     #[must_use]
     pub fn request(&self, call: CallId) -> &Request {
