@@ -1,7 +1,7 @@
 //! Bugs planted on purpose, so that tests can be tested: a simulator that does not find them would not find real ones either.
 //!
 //! Without the feature `planted-bugs` [`is_planted`] is a constant `false` and nothing of them is compiled in; `kv-server` does not
-//! build with it. With it, [`plant`] picks at most one for the calling thread.
+//! build with it. With it, `plant` picks at most one for the calling thread.
 
 macro_rules! bugs {
     ($($(#[doc = $story:literal])+ $bug:ident = $name:literal,)+) => {
