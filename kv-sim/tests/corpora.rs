@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use kv_codec::command::{
-    BatchBuilder, Body, CommandHeader, Compare, CompareResult, CompareTarget, DeleteRange, Op, Publish, Put, Range, Txn,
+    Alarm, AlarmKind, BatchBuilder, Body, CommandHeader, Compare, CompareResult, CompareTarget, DeleteRange, Expired,
+    LeaseCheckpoint, Op, Publish, Put, Range, Txn,
 };
 use kv_codec::member::Member;
 use kv_codec::record::{self, HardState, LogEntry, Record, SnapshotMark};
@@ -97,6 +98,11 @@ fn commands() -> Vec<Vec<u8>> {
         Body::MemberRemove(4),
         Body::MemberPromote(5),
         Body::MemberUpdate { id: 6, peer_urls: vec!["http://p:2".into()] },
+        Body::LeaseGrant { id: 7, ttl: 60 },
+        Body::LeaseRevoke { id: 7, expired: None },
+        Body::LeaseRevoke { id: 8, expired: Some(Expired { term: 2, granted: 9 }) },
+        Body::LeaseCheckpoint { term: 2, checkpoints: vec![LeaseCheckpoint { id: 7, granted: 9, remaining_ttl: 30 }] },
+        Body::Alarm(Alarm { raise: true, member: 1, kind: AlarmKind::NoSpace }),
     ];
     let header = CommandHeader { origin: 1, epoch: 2, seq: 3, auth_revision: 4, user: b"root" };
     bodies.iter().map(|body| body.encode(&header)).collect()

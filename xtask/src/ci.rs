@@ -8,9 +8,8 @@ use anyhow::{Result, anyhow};
 use crate::run::{Workspace, step};
 use crate::{clients, tidy};
 
-/// Seeds of the simulation, always the same: enough to cross every fault it knows many times, few enough for a build without
-/// optimisation. Fresh ones are for `cargo xtask campaign`; those that failed once are tests of kv-sim.
-const SIM_SEEDS: &str = "1000";
+/// Seeds of the simulation, always the same: enough to cross every fault it knows many times, few enough for some minutes. Fresh ones are for `cargo xtask campaign`; those that failed once are tests of kv-sim.
+const SIM_SEEDS: &str = "10000";
 
 /// How one step ended.
 struct Outcome {
