@@ -1,7 +1,7 @@
 //! The state as a stream of bytes, and back.
 //!
 //! ```text
-//! stream  = version (1 byte, 1) | header | leases by rising id | latest blocks in key order | superseded blocks in (key, revision) order
+//! stream  = version (1 byte, 2) | header | leases by rising id | latest blocks in key order | superseded blocks in (key, revision) order
 //! header  = revision | compact_revision | applied_index | applied_term        (varints)
 //!         | members (count, members) | removed (count, ids as u64 LE)
 //!         | compactions (count, the one before, count x (revision, hash as u32 LE))
@@ -34,7 +34,9 @@ use crate::walk::Merged;
 use crate::{Alarms, Block, ByteCounts, Lease, Leases, Members, Revision, View};
 
 /// The stream format that this build writes.
-pub const SNAPSHOT_VERSION: u8 = 1;
+pub const SNAPSHOT_VERSION: u8 = 2;
+/// One without alarms and leases, which is read as well.
+const WITHOUT_LEASES: u8 = 1;
 /// How long a chunk is, the last one aside.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Why a block is refused that its stream's compaction hides.
@@ -284,7 +286,7 @@ impl Loading {
 
 fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
     let found = reader.u8("snapshot version")?;
-    if found != SNAPSHOT_VERSION {
+    if !(WITHOUT_LEASES..=SNAPSHOT_VERSION).contains(&found) {
         return Err(DecodeError::Version { what: "snapshot", found });
     }
     let revision = reader.i64("revision")?;
@@ -310,13 +312,7 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
     if last != compact_revision {
         return Err(DecodeError::Invalid("snapshot compactions"));
     }
-    let alarms: Vec<_> = items(reader, |reader| {
-        Ok((reader.fixed_u64("member of an alarm")?, AlarmKind::from_number(reader.u8("alarm")?)?))
-    })?;
-    if !alarms.is_sorted_by(|a, b| a < b) {
-        return Err(DecodeError::Invalid("order of alarms"));
-    }
-    let leases_left = reader.u64("number of leases")?;
+    let (alarms, leases_left) = if found == WITHOUT_LEASES { (Vec::new(), 0) } else { alarms_and_leases(reader)? };
     let latest_left = reader.u64("number of keys")?;
     let superseded_left = reader.u64("number of revisions")?;
     let view = View {
@@ -337,6 +333,17 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
         applied_term,
     };
     Ok(Loading { view, leases_left, latest_left, superseded_left, last: None, history: Vec::new() })
+}
+
+/// The alarms, and how many leases there are.
+fn alarms_and_leases(reader: &mut Reader<'_>) -> Result<(Vec<(u64, AlarmKind)>, u64), DecodeError> {
+    let alarms: Vec<_> = items(reader, |reader| {
+        Ok((reader.fixed_u64("member of an alarm")?, AlarmKind::from_number(reader.u8("alarm")?)?))
+    })?;
+    if !alarms.is_sorted_by(|a, b| a < b) {
+        return Err(DecodeError::Invalid("order of alarms"));
+    }
+    Ok((alarms, reader.u64("number of leases")?))
 }
 
 fn compactions(reader: &mut Reader<'_>) -> Result<Vec<Compaction>, DecodeError> {

@@ -194,7 +194,7 @@ fn raw_leased(
     latest: &[RawBlock],
     older: &[RawBlock],
 ) -> Vec<u8> {
-    let mut out = vec![1];
+    let mut out = vec![2];
     for number in revisions.into_iter().chain([5, 1, members.len() as u64]) {
         put_u64(&mut out, number);
     }
@@ -338,11 +338,27 @@ fn what_a_compaction_hides_is_refused() {
     assert_eq!(loads(put(8), &[deleted(4), put(7)]), hidden);
 }
 
+/// What was written before there were alarms and leases: the same without them.
+#[test]
+fn the_first_format_is_read() {
+    let blocks = [RawBlock { lease: 0, ..BLOCK }];
+    let now = raw_leased([9, NONE], &[], [&[1], &[]], (&[], &[]), &blocks, &[]);
+    let keys = raw_leased([9, NONE], &[], [&[1], &[]], (&[], &[]), &[], &[]);
+    // Behind the list of compactions: no alarms, no leases.
+    let none_of_both = keys.len() - 4..keys.len() - 2;
+    let mut first = now.clone();
+    assert!(first.drain(none_of_both).eq([0, 0]));
+    first[0] = 1;
+    assert_eq!(stream(&load([&first[..]]).unwrap()), now);
+}
+
 #[test]
 fn a_newer_format_is_refused_by_name() {
     let mut bytes = raw([9, NONE], &[], &[], &[], &[]);
-    bytes[0] = 2;
-    assert_eq!(load([&bytes[..]]).unwrap_err(), DecodeError::Version { what: "snapshot", found: 2 });
+    for found in [0, 3] {
+        bytes[0] = found;
+        assert_eq!(load([&bytes[..]]).unwrap_err(), DecodeError::Version { what: "snapshot", found });
+    }
 }
 
 /// Claimed counts and lengths take no memory: together these streams claim 2^48 bytes of keys, more than a process can address.
@@ -365,9 +381,9 @@ fn huge_claims_allocate_nothing() {
     assert!(matches!(load([&too_long[..]]), Err(DecodeError::TooLong { what: "key", .. })));
 
     // Revision, compacted, index, term; members, removed, compactions, alarms, leases; blocks.
-    let claims_blocks = [&[1, 9, 0, 5, 1, 0, 0, 0, 0, 0][..], &[0xff; 9], &[1], &[0xff; 9], &[1]].concat();
+    let claims_blocks = [&[2, 9, 0, 5, 1, 0, 0, 0, 0, 0][..], &[0xff; 9], &[1], &[0xff; 9], &[1]].concat();
     assert_eq!(load([&claims_blocks[..]]).unwrap_err(), DecodeError::Truncated("snapshot"));
-    for list in [&[1, 9, 0, 5, 1][..], &[1, 9, 0, 5, 1, 0], &[1, 9, 0, 5, 1, 0, 0, 0]] {
+    for list in [&[2, 9, 0, 5, 1][..], &[2, 9, 0, 5, 1, 0], &[2, 9, 0, 5, 1, 0, 0, 0]] {
         let claims_members = [list, &[0xff; 9], &[1]].concat();
         assert!(matches!(load([&claims_members[..]]), Err(DecodeError::TooLong { what: "list of members", .. })));
     }
