@@ -37,16 +37,19 @@ impl<'v> Changes<'v> {
     /// To keep the value or the lease of a key that is not there (any more: an earlier change may have deleted it) is to put what
     /// the command says.
     pub(crate) fn put(&mut self, put: &Put<'_>) -> Option<Block> {
-        let previous = self.view.latest(put.key).cloned();
-        let live = previous.as_ref().filter(|block| !block.is_tombstone());
-        let (create, version) =
-            live.map_or((self.next.main, 1), |block| (block.create_revision(), block.version() + 1));
-        let lease = live.filter(|_| put.ignore_lease).map_or(put.lease, Block::lease);
-        let value = live.filter(|_| put.ignore_value).map_or(put.value, Block::value);
-        let block = Block::put(self.next, create, version, lease, put.key, value);
-        let prev = live.cloned();
-        self.insert(block, previous);
-        prev
+        // A key that is not alive is found and put in one step: in a large store finding it takes most of the time.
+        let born = Block::put(self.next, self.next.main, 1, put.lease, put.key, put.value);
+        let Some(live) = self.view.set_live(&born) else {
+            let deleted = self.view.latest_deletion(put.key).cloned();
+            self.insert(born, deleted);
+            return None;
+        };
+        let lease = if put.ignore_lease { live.lease() } else { put.lease };
+        let value = if put.ignore_value { live.value() } else { put.value };
+        let block = Block::put(self.next, live.create_revision(), live.version() + 1, lease, put.key, value);
+        self.view.set_live(&block);
+        self.insert(block, Some(live.clone()));
+        Some(live)
     }
 
     /// Deletes a range. Returns what was there, in key order.

@@ -18,7 +18,7 @@
 //! The stream is cut into chunks at any byte; checksums are the business of whoever stores or sends them.
 
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use im::OrdSet;
 use kv_codec::DecodeError;
@@ -27,7 +27,6 @@ use kv_codec::member::Member;
 use kv_codec::varint::{Reader, put_bytes, put_u64};
 
 use crate::compaction::{COMPACTIONS_KEPT, Compaction, Purge};
-use crate::counts::Counts;
 use crate::history::History;
 use crate::view::{Latest, Superseded};
 use crate::walk::Merged;
@@ -192,7 +191,6 @@ impl SnapshotLoader {
         if !loading.history.is_sorted_by(|a, b| a.revision() < b.revision()) {
             return Err(DecodeError::Invalid("two changes at one revision"));
         }
-        loading.view.counts = Counts::of(&loading.view.live);
         loading.view.history = History::of(loading.history);
         Ok(loading.view)
     }
@@ -324,7 +322,7 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
         compact_revision,
         compactions: Arc::new(compactions),
         purge: Purge::done(compact_revision),
-        counts: Counts::default(),
+        counts: OnceLock::new(),
         bytes: ByteCounts::default(),
         members: Members::new(members, removed),
         leases: Leases::default(),

@@ -106,6 +106,8 @@ impl Store {
 
     /// Lets readers see all that was applied. Once per run of entries.
     pub fn publish(&mut self) {
+        // Before the first reader has to.
+        self.view.counts();
         self.published.store(Arc::new(self.view.clone()));
     }
 

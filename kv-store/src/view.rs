@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::RangeBounds;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use equivalent::{Comparable, Equivalent};
 use im::OrdSet;
@@ -105,7 +105,7 @@ pub struct ByteCounts {
 ///
 /// * `live` holds the latest revision of each key that lives, `dead` the deletion of each that does not, `superseded` every older
 ///   revision, `history` all of them.
-/// * `counts` are those of `live`.
+/// * `counts` are those of `live`, once somebody wants to know: a store that replays its log does not, and counts at the end.
 /// * `compactions` holds the last ten at revisions above 0, the last of them at `compact_revision`.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -118,7 +118,7 @@ pub struct View {
     pub(crate) compact_revision: i64,
     pub(crate) compactions: Arc<Vec<Compaction>>,
     pub(crate) purge: Purge,
-    pub(crate) counts: Counts,
+    pub(crate) counts: OnceLock<Counts>,
     pub(crate) bytes: ByteCounts,
     pub(crate) members: Members,
     pub(crate) leases: Leases,
@@ -139,7 +139,7 @@ impl View {
             compact_revision: -1,
             compactions: Arc::default(),
             purge: Purge::done(-1),
-            counts: Counts::default(),
+            counts: OnceLock::new(),
             bytes: ByteCounts::default(),
             members,
             leases: Leases::default(),
@@ -205,7 +205,12 @@ impl View {
 
     /// The latest revision of `key`, its deletion included.
     pub(crate) fn latest(&self, key: &[u8]) -> Option<&Block> {
-        self.get(key).or_else(|| self.dead.get(key).map(|latest| &latest.0))
+        self.get(key).or_else(|| self.latest_deletion(key))
+    }
+
+    /// The deletion that is the latest revision of a key.
+    pub(crate) fn latest_deletion(&self, key: &[u8]) -> Option<&Block> {
+        self.dead.get(key).map(|latest| &latest.0)
     }
 
     /// The live keys of `range` at `revision`, in key order, from the first one above `after` on. A walk that was stopped goes on
@@ -224,7 +229,7 @@ impl View {
     /// changes since, or to the keys of the range if those are fewer.
     #[must_use]
     pub fn count(&self, range: &KeyRange<'_>, revision: i64) -> u64 {
-        let now = self.counts.count(&self.live, range);
+        let now = self.counts().count(&self.live, range);
         if revision >= self.revision {
             return now;
         }
@@ -247,6 +252,11 @@ impl View {
             }
         }
         now + died - born
+    }
+
+    /// The counts, made now if they are not there.
+    pub(crate) fn counts(&self) -> &Counts {
+        self.counts.get_or_init(|| Counts::of(&self.live))
     }
 
     /// What the key of `latest` was at `revision`, if it was live.
@@ -296,7 +306,13 @@ impl View {
         }
     }
 
-    /// Makes `block` the latest revision of its key; `previous` is what [`View::latest`] said of it.
+    /// Lets `block` be what is alive of its key, and returns what was. [`View::insert`] is told next.
+    pub(crate) fn set_live(&mut self, block: &Block) -> Option<Block> {
+        self.live.insert(Latest(block.clone())).map(|latest| latest.0)
+    }
+
+    /// Makes `block` the latest revision of its key: a deletion, or a put that [`View::set_live`] was told of. `previous` is what was
+    /// the latest before.
     pub(crate) fn insert(&mut self, block: Block, previous: Option<Block>) {
         self.bytes.history += block.bytes();
         self.history.push(block.clone());
@@ -313,13 +329,14 @@ impl View {
         if block.is_tombstone() {
             debug_assert!(lived, "only a key that lives is deleted");
             self.live.remove(block.key());
-            self.counts.removed(block.key());
+            if let Some(counts) = self.counts.get_mut() {
+                counts.removed(block.key());
+            }
             self.dead.insert(Latest(block));
         } else {
             self.bytes.live += block.bytes();
-            self.live.insert(Latest(block.clone()));
-            if !lived {
-                self.counts.added(&self.live, block.key());
+            if let (false, Some(counts)) = (lived, self.counts.get_mut()) {
+                counts.added(&self.live, block.key());
             }
         }
     }

@@ -11,14 +11,17 @@ fn key(number: u16) -> Vec<u8> {
     format!("k{:04}", number % 10_000).into_bytes()
 }
 
-/// Puts every second key, then deletes and puts at random.
-fn store(changes: &[(bool, u16)]) -> Store {
+/// Puts every second key, then deletes and puts at random. From the change `published` on there are counts to keep right.
+fn store(changes: &[(bool, u16)], published: usize) -> Store {
     let mut store = genesis();
     for chunk in (0..5_000).collect::<Vec<u16>>().chunks(100) {
         let puts: Vec<_> = chunk.iter().map(|number| put(&key(2 * number), b"first")).collect();
         apply(&mut store, &puts);
     }
-    for (deletes, number) in changes {
+    for (nth, (deletes, number)) in changes.iter().enumerate() {
+        if nth == published {
+            store.publish();
+        }
         let from = key(*number);
         // A deletion takes a hundred keys, so that keys die as often as they are born.
         let op =
@@ -39,8 +42,9 @@ proptest! {
         changes in prop::collection::vec((prop::bool::weighted(0.02), any::<u16>()), 1_500..3_000),
         ranges in prop::collection::vec((ends(), ends(), 0.0..1.0_f64), 30),
         limit in 1..2_000_i64,
+        published in 0..2_000_usize,
     ) {
-        let store = store(&changes);
+        let store = store(&changes, published);
         let view = store.view();
         for (key, end, when) in &ranges {
             let range = KeyRange::new(if key.is_empty() { b"\0" } else { key }, end);
