@@ -32,6 +32,7 @@ mod forward;
 mod io;
 mod log_store;
 mod mem_log;
+mod message;
 mod node;
 mod reads;
 mod recovery;
@@ -52,6 +53,7 @@ pub use io::{
 pub use kv_codec::record::{EntryKind, HardState, LogEntry, Record, SnapshotMark};
 pub use log_store::{LogError, LogStats, LogStore};
 pub use mem_log::MemLog;
+pub use message::MESSAGE_VERSION;
 pub use node::{Node, NodeConfig, NodeState};
 pub use recovery::{RecoverError, RecoverOptions, Replica, Report, install_snapshot, recover, write_snapshot};
 pub use state_machine::{MachineError, StateMachine};

@@ -66,6 +66,19 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// A message of a kind that travels, as it does: without the newer kind of conf change.
+    fn travelling()(mut message in message(), kind in 0..TRAVELLING.len()) -> Envelope {
+        message.set_msg_type(TRAVELLING[kind]);
+        for entry in message.mut_entries().iter_mut() {
+            if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
+                entry.set_entry_type(EntryType::EntryConfChange);
+            }
+        }
+        Envelope { from: message.from, to: message.to, body: PeerMessage::Raft(Box::new(message)) }
+    }
+}
+
 fn deliver(node: &mut kv_raft::Node, messages: Vec<Message>) {
     for message in messages {
         let (from, to) = (message.from, message.to);
@@ -100,4 +113,94 @@ proptest! {
         let body = PeerMessage::Forward { leader_term: 2, batch: Bytes::from(bytes) };
         let _ = cluster.node(1).step(Input::Message(Envelope { from: 2, to: 1, body }));
     }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written(sent in travelling()) {
+        let bytes = Bytes::from(sent.encode());
+        prop_assert_eq!(Envelope::decode(&bytes).unwrap(), sent);
+        for end in 0..bytes.len() {
+            prop_assert!(Envelope::decode(&bytes.slice(..end)).is_err(), "cut at {end}");
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        prop_assert!(Envelope::decode(&longer.into()).is_err());
+    }
+
+    #[test]
+    fn a_member_survives_messages_that_were_changed_on_the_way(
+        sent in travelling(),
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+        leads in any::<bool>(),
+    ) {
+        let mut bytes = sent.encode();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(envelope) = Envelope::decode(&bytes.into()) {
+            prop_assert_eq!(&Envelope::decode(&envelope.encode().into()).unwrap(), &envelope);
+            let mut cluster = Cluster::new(&[1, 2, 3]);
+            if leads {
+                cluster.step(1, Input::Campaign);
+            }
+            let _ = cluster.node(1).step(Input::Message(envelope));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_message_or_an_error(mut bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0u8..6) {
+        if bytes.len() > 2 {
+            bytes[..2].copy_from_slice(&[1, kind]);
+        }
+        if let Ok(envelope) = Envelope::decode(&Bytes::from(bytes.clone())) {
+            prop_assert_eq!(envelope.encode(), bytes, "there is one way to write it");
+        }
+    }
+}
+
+/// Of [`KINDS`] those that members send each other.
+const TRAVELLING: [MessageType; 10] = [
+    MessageType::MsgAppend,
+    MessageType::MsgAppendResponse,
+    MessageType::MsgRequestVote,
+    MessageType::MsgRequestVoteResponse,
+    MessageType::MsgSnapshot,
+    MessageType::MsgHeartbeat,
+    MessageType::MsgHeartbeatResponse,
+    MessageType::MsgTimeoutNow,
+    MessageType::MsgRequestPreVote,
+    MessageType::MsgRequestPreVoteResponse,
+];
+
+/// Bytes that members of this version have to understand for ever.
+#[test]
+fn golden_messages() {
+    let hex = |body| {
+        let bytes = Envelope { from: 2, to: 3, body }.encode();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let head = |kind: &str| format!("01{kind}02000000000000000300000000000000");
+    let forward = PeerMessage::Forward { leader_term: 300, batch: Bytes::from_static(b"batch") };
+    assert_eq!(hex(forward), head("02") + "ac02" + "6261746368");
+    assert_eq!(hex(PeerMessage::ReadRequest { epoch: 4, round: 5 }), head("03") + "0405");
+    assert_eq!(hex(PeerMessage::ReadResponse { epoch: 4, round: 5, term: 6, index: 7 }), head("04") + "04050607");
+
+    let mut append = Message::default();
+    append.set_msg_type(MessageType::MsgAppend);
+    (append.from, append.to, append.term, append.log_term, append.index, append.commit) = (2, 3, 6, 5, 9, 8);
+    let mut change = Entry { index: 11, term: 6, context: Bytes::from_static(b"c"), ..Entry::default() };
+    change.set_entry_type(EntryType::EntryConfChange);
+    let put = Entry { index: 10, term: 6, data: Bytes::from_static(b"put"), ..Entry::default() };
+    append.set_entries(vec![put, change].into());
+    let numbers = "0605090800000000".to_owned() + "00" + "00";
+    let entries = "02".to_owned() + "000a0603707574" + "010b060163";
+    assert_eq!(hex(PeerMessage::Raft(Box::new(append))), head("01") + "00" + &numbers + &entries + "00");
+
+    let mut snapshot = Message::default();
+    snapshot.set_msg_type(MessageType::MsgSnapshot);
+    (snapshot.from, snapshot.to, snapshot.term) = (2, 3, 6);
+    let metadata = snapshot.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (9, 5);
+    metadata.mut_conf_state().voters = vec![1];
+    let wanted = head("01") + "08" + "0600000000000000" + "00" + "00" + "00" + "010905" + "010100000000000000" + "00";
+    assert_eq!(hex(PeerMessage::Raft(Box::new(snapshot))), wanted);
 }

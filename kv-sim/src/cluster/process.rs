@@ -318,7 +318,8 @@ impl Cluster {
         }
         for envelope in effects.messages {
             self.checker.sent(&envelope)?;
-            self.send(envelope.from, envelope.to, || Event::Deliver(envelope.clone()));
+            let carried = carried(&envelope)?;
+            self.send(envelope.from, envelope.to, || Event::Deliver(carried.clone()));
         }
         for rejected in &effects.rejected {
             // A write that was not taken is in no log: its client knows.
@@ -370,6 +371,7 @@ impl Cluster {
 
     fn send_snapshot(&mut self, member: u64, at: Position, message: Envelope) -> Work {
         self.checker.sent(&message)?;
+        let message = carried(&message)?;
         let to = message.to;
         let sent = match self.life(member).offered.clone() {
             Some((offered, image)) if offered == at => {
@@ -596,4 +598,9 @@ fn is_io(error: &RecoverError) -> bool {
 /// A knob as a length.
 fn to_usize(knob: u64) -> usize {
     usize::try_from(knob).expect("knobs are small")
+}
+
+/// A message as it arrives: its bytes, read again.
+fn carried(envelope: &Envelope) -> Result<Envelope, String> {
+    Envelope::decode(&envelope.encode().into()).map_err(|error| format!("{envelope:?} cannot be read again: {error}"))
 }
