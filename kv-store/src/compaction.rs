@@ -105,6 +105,12 @@ impl View {
         self.purge.done == self.compact_revision
     }
 
+    /// Whether nothing is left that a compaction at `revision` hides, one that was done.
+    #[must_use]
+    pub fn is_purged_to(&self, revision: i64) -> bool {
+        self.purge.done >= revision
+    }
+
     /// Below this revision, some of what compactions hide may be gone.
     pub(crate) fn purged_through(&self) -> i64 {
         self.purge.target

@@ -42,9 +42,9 @@ impl Core {
     pub(crate) async fn compact(&self, request: &CompactionRequest) -> Result<CompactionResponse, ApiError> {
         let applied = self.replicate(&Body::Compact { revision: request.revision }).await?;
         if request.physical {
-            // Each step of the work publishes. It ends, so that there is no deadline but the client's.
+            // Each step of the work publishes. It ends, whatever is compacted later, so that there is no deadline but the client's.
             let mut published = self.applied.clone();
-            let gone = published.wait_for(|_| self.views.load().is_purged());
+            let gone = published.wait_for(|_| self.views.load().is_purged_to(request.revision));
             gone.await.map_err(|_| ApiError::Stopped)?;
         }
         Ok(CompactionResponse { header: self.header(applied.revision) })

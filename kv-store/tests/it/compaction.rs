@@ -127,6 +127,25 @@ fn a_purge_goes_in_small_steps_and_hides_nothing() {
     assert_eq!(store.view().bytes().history, 31 * 44 + 7 * 42);
 }
 
+/// Who waits for a compaction does not wait for those that others ask for meanwhile.
+#[test]
+fn a_compaction_is_purged_when_what_it_hid_is_gone() {
+    let mut store = store(&(0..100u8).map(|n| put(b"k", &[n])).collect::<Vec<_>>());
+    apply(&mut store, &[Op::Compact(50)]);
+    assert!(!store.view().is_purged_to(50));
+    let mut steps = 0;
+    // Another one comes with each step: the purge is never through with all of them.
+    while !store.view().is_purged_to(50) {
+        steps += 1;
+        apply(&mut store, &[put(b"k", b""), Op::Compact(50 + steps)]);
+        assert!(store.purge(16));
+        assert!(!store.view().is_purged_to(50 + steps) && !store.view().is_purged());
+    }
+    assert!((2..50).contains(&steps), "{steps} steps");
+    // 51 puts from the compacted revision on, and one a step.
+    assert!(store.view().history_len() <= u64::try_from(51 + steps).unwrap());
+}
+
 #[test]
 fn the_last_ten_compactions_keep_their_hash() {
     for budget in [0, 5, usize::MAX] {
