@@ -1,9 +1,9 @@
 //! KV: Range, Put, DeleteRange.
 
 use kv_codec::command::{Body, DeleteRange, Put};
-use kv_store::{KeyRange, Outcome, RangeQuery, SortOrder, SortTarget};
+use kv_store::{KeyRange, Outcome, RangeQuery, SortOrder, SortTarget, View};
 
-use super::{Core, count, key_value};
+use super::{Core, aside, count, key_value};
 use crate::proto::etcdserverpb::range_request;
 use crate::proto::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
@@ -16,18 +16,20 @@ const PUT_OVERHEAD_BYTES: u64 = 256;
 impl Core {
     /// Reads a range, linearizably unless the request says otherwise.
     pub(crate) async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ApiError> {
-        let query = range_query(request)?;
+        range_query(request)?;
         if !request.serializable {
             self.read_barrier().await?;
         }
         self.metrics.ranges.inc();
         let view = self.views.load_full();
-        let ranged = view.range(&query)?;
-        let mut kvs: Vec<_> = ranged.kvs.iter().map(|block| key_value(block)).collect();
-        if request.keys_only {
-            kvs.iter_mut().for_each(|kv| kv.value.clear());
-        }
-        Ok(RangeResponse { header: self.header(view.revision()), kvs, more: ranged.more, count: count(ranged.count) })
+        let header = self.header(view.revision());
+        let found = if request.range_end.is_empty() {
+            found(&view, request)?
+        } else {
+            let request = request.clone();
+            aside(move || found(&view, &request)).await?
+        };
+        Ok(RangeResponse { header, ..found })
     }
 
     /// Puts a key.
@@ -59,6 +61,16 @@ impl Core {
         let prev_kvs = if request.prev_kv { prev.iter().map(key_value).collect() } else { Vec::new() };
         Ok(DeleteRangeResponse { header: self.header(applied.revision), deleted, prev_kvs })
     }
+}
+
+/// What a range holds, as the API shows it.
+fn found(view: &View, request: &RangeRequest) -> Result<RangeResponse, ApiError> {
+    let ranged = view.range(&range_query(request)?)?;
+    let mut kvs: Vec<_> = ranged.kvs.iter().map(|block| key_value(block)).collect();
+    if request.keys_only {
+        kvs.iter_mut().for_each(|kv| kv.value.clear());
+    }
+    Ok(RangeResponse { header: None, kvs, more: ranged.more, count: count(ranged.count) })
 }
 
 /// What a put takes of the quota.

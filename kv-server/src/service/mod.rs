@@ -129,6 +129,14 @@ impl Core {
     }
 }
 
+/// Does what takes a time that grows with the store on a thread beside the runtime's: those have other calls to serve.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    // It ends early only when the server does.
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(ApiError::Stopped))
+}
+
 impl From<Rejection> for ApiError {
     fn from(rejection: Rejection) -> Self {
         match rejection {

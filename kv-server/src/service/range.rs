@@ -4,7 +4,9 @@
 //! is sent, a chunk at a time: whatever its length, it takes the memory of a chunk. The view that it comes from never changes, so that
 //! the bytes are those that were counted.
 //!
-//! Sizing and encoding go in steps of a bounded number of keys, so that no call keeps a thread of the runtime from the others.
+//! Sizing and encoding go in steps of a bounded number of keys, so that no call keeps a thread of the runtime from the others. What
+//! does not go in such steps is done on a thread of its own: sorting, filtering, and the past, where a range passes over any number of keys
+//! that lived at another time.
 
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use prost::Message;
 
 use super::encode::{kv_len, put_kv};
 use super::kv::range_query;
-use super::{Core, count};
+use super::{Core, aside, count};
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse};
 use crate::status::ApiError;
 
@@ -137,14 +139,16 @@ impl Core {
             Small::Whole(encoded) => return Ok(encoded),
             Small::Not(view) => view,
         };
-        let (sized, pairs) = if query.is_plain() {
-            walked(Arc::clone(&view), request, &query).await?
-        } else {
-            let (view, request) = (Arc::clone(&view), request.clone());
-            let sorted = tokio::task::spawn_blocking(move || sorted(&view, &request)).await;
-            sorted.map_err(|_| ApiError::Stopped)??
-        };
-        Ok(self.begun(view.revision(), sized, request.keys_only, pairs, room))
+        let revision = view.revision();
+        if is_stepped(&view, &query) {
+            let (sized, pairs) = walked(view, request, &query).await?;
+            return Ok(self.begun(revision, sized, request.keys_only, pairs, room));
+        }
+        let (sized, blocks) = listed(view, request.clone()).await?;
+        if sized.bytes <= STEP_BYTES {
+            return Ok(self.whole(revision, sized, request.keys_only, &blocks, room));
+        }
+        Ok(self.begun(revision, sized, request.keys_only, Pairs::List(blocks.into_iter()), room))
     }
 
     /// Answers whole what fits into one step; otherwise the view to answer from. A read of a few keys writes to no memory that others
@@ -153,23 +157,39 @@ impl Core {
         let view = self.views.load();
         let step = i64::try_from(STEP_KEYS).expect("a small number");
         let asked = if query.limit <= 0 { i64::MAX } else { query.limit };
-        let is_plain = query.is_plain();
-        if !is_plain && view.count(&query.range, view.readable(query.revision)?) > STEP_KEYS as u64 {
+        let revision = view.readable(query.revision)?;
+        let (is_stepped, is_single) = (is_stepped(&view, query), matches!(query.range, KeyRange::Single(_)));
+        let may_be_small = is_stepped
+            || is_single
+            || (revision == view.revision() && view.count(&query.range, revision) <= STEP_KEYS as u64);
+        if !may_be_small {
             return Ok(Small::Not(Arc::clone(&view)));
         }
-        let cut = if is_plain { RangeQuery { limit: asked.min(step), ..*query } } else { *query };
+        let cut = if is_stepped { RangeQuery { limit: asked.min(step), ..*query } } else { *query };
         let ranged = view.range(&cut)?;
         let bytes: usize = ranged.kvs.iter().map(|block| kv_len(block, keys_only)).sum();
-        if bytes > STEP_BYTES || (ranged.more && is_plain && asked > step) {
+        if bytes > STEP_BYTES || (ranged.more && is_stepped && asked > step) {
             return Ok(Small::Not(Arc::clone(&view)));
         }
         let sized = Sized { bytes, count: ranged.count, more: ranged.more };
-        let (mut encoded, end) = self.frame(view.revision(), sized, room, bytes);
-        for block in ranged.kvs {
+        Ok(Small::Whole(self.whole(view.revision(), sized, keys_only, ranged.kvs, room)))
+    }
+
+    /// An answer that is encoded at once.
+    fn whole<'b>(
+        &self,
+        revision: i64,
+        sized: Sized,
+        keys_only: bool,
+        blocks: impl IntoIterator<Item = &'b Block>,
+        room: usize,
+    ) -> EncodedRange {
+        let (mut encoded, end) = self.frame(revision, sized, room, sized.bytes);
+        for block in blocks {
             put_kv(&mut encoded.first, block, keys_only);
         }
         encoded.first.unsplit(end);
-        Ok(Small::Whole(encoded))
+        encoded
     }
 
     /// An answer whose pairs are all still to come.
@@ -200,7 +220,12 @@ enum Small {
     Not(Arc<View>),
 }
 
-/// Sizes the answer to a plain query, a step at a time.
+/// Whether a range can be left and taken up again after any number of keys: it is in their order, and as they are now.
+fn is_stepped(view: &View, query: &RangeQuery<'_>) -> bool {
+    query.is_plain() && (query.revision <= 0 || query.revision == view.revision())
+}
+
+/// Sizes the answer to such a query, a step at a time.
 async fn walked(view: Arc<View>, request: &RangeRequest, query: &RangeQuery<'_>) -> Result<(Sized, Pairs), ApiError> {
     let revision = view.readable(query.revision)?;
     let count = view.count(&query.range, revision);
@@ -220,11 +245,13 @@ async fn walked(view: Arc<View>, request: &RangeRequest, query: &RangeQuery<'_>)
     Ok((Sized { bytes, count, more: count > keys }, pairs))
 }
 
-/// Reads a range that is to be sorted or filtered, in a time that grows with it.
-fn sorted(view: &View, request: &RangeRequest) -> Result<(Sized, Pairs), ApiError> {
-    let ranged = view.range(&range_query(request)?)?;
-    let bytes = ranged.kvs.iter().map(|block| kv_len(block, request.keys_only)).sum();
-    let sized = Sized { bytes, count: ranged.count, more: ranged.more };
-    let blocks: Vec<Block> = ranged.kvs.into_iter().cloned().collect();
-    Ok((sized, Pairs::List(blocks.into_iter())))
+/// Reads any range, in a time that grows with the keys that it passes: not on a thread of the runtime.
+async fn listed(view: Arc<View>, request: RangeRequest) -> Result<(Sized, Vec<Block>), ApiError> {
+    let list = move || {
+        let ranged = view.range(&range_query(&request)?)?;
+        let bytes = ranged.kvs.iter().map(|block| kv_len(block, request.keys_only)).sum();
+        let sized = Sized { bytes, count: ranged.count, more: ranged.more };
+        Ok((sized, ranged.kvs.into_iter().cloned().collect()))
+    };
+    aside(list).await
 }

@@ -5,7 +5,7 @@ use kv_store::{OpOutcome, Outcome, TxnOutcome};
 
 use super::kv::{delete_command, put_command, put_cost};
 use super::txn_check::check;
-use super::{Core, count, key_value};
+use super::{Core, aside, count, key_value};
 use crate::proto::etcdserverpb::compare::TargetUnion;
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response;
@@ -26,7 +26,14 @@ impl Core {
                 self.read_barrier().await?;
             }
             let view = self.views.load_full();
-            (view.revision(), view.read_txn(&txn)?)
+            let revision = view.revision();
+            let outcome = if names_keys(request) {
+                view.read_txn(&txn)?
+            } else {
+                let request = request.clone();
+                aside(move || Ok(view.read_txn(&command(&request)?)?)).await?
+            };
+            (revision, outcome)
         } else {
             self.check_quota(cost(request)).await?;
             let applied = self.replicate(&Body::Txn(txn)).await?;
@@ -59,6 +66,12 @@ fn is_read_only(txn: &TxnRequest) -> bool {
 /// Whether every read asks for no more than what this member has.
 fn is_serializable(txn: &TxnRequest) -> bool {
     ops(txn).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
+}
+
+/// Whether a transaction that only reads looks at single keys alone: a range may hold the whole store.
+fn names_keys(txn: &TxnRequest) -> bool {
+    txn.compare.iter().all(|compare| compare.range_end.is_empty())
+        && ops(txn).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.range_end.is_empty()))
 }
 
 fn ops(txn: &TxnRequest) -> impl Iterator<Item = &RequestOp> {

@@ -2,9 +2,13 @@
 
 use bytes::Bytes;
 use kv_server::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
-use kv_server::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
+use kv_server::proto::etcdserverpb::request_op::Request;
+use kv_server::proto::etcdserverpb::response_op::Response;
+use kv_server::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest};
 use kv_server::proto::mvccpb::KeyValue;
 use tonic::Code;
+use tonic::body::Body;
+use tower::ServiceExt;
 
 use crate::harness::{Clients, Served, check_refused, get, prefix};
 
@@ -36,6 +40,55 @@ fn check(found: &RangeResponse, wanted: &[KeyValue], count: usize) {
     assert_eq!(found.more, wanted.len() < count && !wanted.is_empty());
     let differ = found.kvs.iter().zip(wanted).find(|(found, wanted)| found != wanted);
     assert!(differ.is_none(), "{differ:?}");
+}
+
+/// With the one thread beside the runtime's taken, `request` does not come to its end while others are served; without, it does.
+async fn aside<T: Send + 'static>(clients: &mut Clients, request: impl Future<Output = T> + Send + 'static) -> T {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    tokio::task::spawn_blocking(move || released.recv());
+    let asked = tokio::spawn(request);
+    for number in 0..10 {
+        put(clients, number, "again".into()).await;
+    }
+    assert!(!asked.is_finished(), "it kept the runtime's thread");
+    drop(release);
+    asked.await.unwrap()
+}
+
+/// What takes a time that grows with the store is none of the runtime's threads' business: all other calls are.
+#[test]
+fn what_grows_with_the_store_is_read_aside() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let served = Served::start(&[]).await;
+        let mut clients = Clients::connect(served.address).await;
+        for number in 0..1_100 {
+            put(&mut clients, number, value(1)).await;
+        }
+        let everything = prefix("key-");
+        let sorted = RangeRequest { sort_target: SortTarget::Version.into(), limit: 5, ..everything.clone() };
+        let past = RangeRequest { revision: 20, limit: 5, ..everything.clone() };
+        for (request, count, shown) in [(sorted, 1_100, 5), (past, 19, 5)] {
+            let mut kv = clients.kv.clone();
+            let found = aside(&mut clients, async move { kv.range(request).await }).await.unwrap().into_inner();
+            assert_eq!((found.count, found.kvs.len(), found.more), (count, shown, true));
+        }
+
+        let mut kv = clients.kv.clone();
+        let op = |range| RequestOp { request: Some(Request::RequestRange(range)) };
+        let txn = TxnRequest { success: vec![op(get("k")), op(everything)], ..Default::default() };
+        let answer = aside(&mut clients, async move { kv.txn(txn).await }).await.unwrap().into_inner();
+        let Some(Response::ResponseRange(found)) = &answer.responses[1].response else { panic!("{answer:?}") };
+        assert_eq!((found.count, found.kvs.len()), (1_100, 1_100));
+
+        let channel = clients.channel.clone();
+        let json = r#"{"key":"a2V5LQ==","range_end":"a2V5Lg==","limit":2}"#;
+        let request = http::Request::post("/v3/kv/range").body(Body::new(json.to_owned())).unwrap();
+        let answer = aside(&mut clients, channel.oneshot(request)).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        drop((clients, answer));
+        served.stop().await;
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
