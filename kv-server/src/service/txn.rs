@@ -93,7 +93,7 @@ fn cost(txn: &TxnRequest) -> u64 {
 
 fn command(txn: &TxnRequest) -> Result<Txn<'_>, ApiError> {
     Ok(Txn {
-        compare: txn.compare.iter().map(compare).collect::<Result<_, _>>()?,
+        compare: txn.compare.iter().filter_map(compare).collect(),
         success: txn.success.iter().map(op).collect::<Result<_, _>>()?,
         failure: txn.failure.iter().map(op).collect::<Result<_, _>>()?,
     })
@@ -123,10 +123,23 @@ fn range(request: &RangeRequest) -> Result<Range<'_>, ApiError> {
     })
 }
 
-/// A condition. What is missing or of another kind than the target says counts as zero; an unknown enum value as the first one.
-fn compare(compare: &pb::Compare) -> Result<Compare<'_>, ApiError> {
+/// A condition; `None` for one that always holds. What is missing or of another kind than the target says counts as zero.
+///
+/// As in etcd, whatever is compared by a target that the API does not have is equal, and a result that it does not have holds; but no
+/// value compares to that of a key that is not there.
+fn compare(compare: &pb::Compare) -> Option<Compare<'_>> {
+    let (key, range_end) = (&compare.key[..], &compare.range_end[..]);
     let union = compare.target_union.as_ref();
-    let target = match pb::compare::CompareTarget::try_from(compare.target).unwrap_or_default() {
+    let result = pb::compare::CompareResult::try_from(compare.result).ok();
+    let Ok(target) = pb::compare::CompareTarget::try_from(compare.target) else {
+        let never = Compare { key, range_end, result: CompareResult::Less, target: CompareTarget::Version(0) };
+        return result.filter(|result| *result != pb::compare::CompareResult::Equal).map(|_| never);
+    };
+    let Some(result) = result else {
+        let exists = Compare { key, range_end, result: CompareResult::Greater, target: CompareTarget::Version(0) };
+        return (target == pb::compare::CompareTarget::Value).then_some(exists);
+    };
+    let target = match target {
         pb::compare::CompareTarget::Version => match union {
             Some(TargetUnion::Version(version)) => CompareTarget::Version(*version),
             _ => CompareTarget::Version(0),
@@ -148,13 +161,13 @@ fn compare(compare: &pb::Compare) -> Result<Compare<'_>, ApiError> {
             _ => CompareTarget::Lease(0),
         },
     };
-    let result = match pb::compare::CompareResult::try_from(compare.result).unwrap_or_default() {
+    let result = match result {
         pb::compare::CompareResult::Equal => CompareResult::Equal,
         pb::compare::CompareResult::Greater => CompareResult::Greater,
         pb::compare::CompareResult::Less => CompareResult::Less,
         pb::compare::CompareResult::NotEqual => CompareResult::NotEqual,
     };
-    Ok(Compare { key: &compare.key, range_end: &compare.range_end, result, target })
+    Some(Compare { key, range_end, result, target })
 }
 
 /// The answer with an empty header, as a transaction inside another has it; each operation's with the revision that it saw or made.

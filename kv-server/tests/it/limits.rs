@@ -89,16 +89,43 @@ async fn each_limit_has_etcds_answer() {
     }
     for unknown in [-1, 5, i32::MIN] {
         assert_eq!(ask("Range", range(RangeRequest { sort_target: unknown, ..Default::default() })).await, bad_sort);
-        let compare = Compare { key: "k".into(), target: unknown, result: unknown, ..Default::default() };
-        let txn = TxnRequest { compare: vec![compare], ..Default::default() };
-        assert_eq!(
-            ask("Txn", framed(&txn.encode_to_vec())).await,
-            ok,
-            "an unknown condition is the first one there is"
-        );
     }
     drop(clients);
     served.stop().await;
+}
+
+/// As etcd 3.5.1 answers: what it does not know is equal, and holds, but for a value that is not there.
+#[tokio::test]
+async fn a_condition_that_nobody_knows_holds_as_in_etcd() {
+    let served = Served::start(&[]).await;
+    let mut clients = Clients::connect(served.address).await;
+    clients.put("there", "v").await;
+    let (version, value) = (CompareTarget::Version as i32, CompareTarget::Value as i32);
+    let results = [0, 1, 2, 3, 7, -2];
+    let table = [
+        ("there", version, [false, true, false, true, true, true]),
+        ("there", value, [false, true, false, true, true, true]),
+        ("missing", version, [true, false, false, false, true, true]),
+        ("missing", value, [false; 6]),
+        ("there", 9, [true, false, false, false, true, true]),
+        ("missing", -1, [true, false, false, false, true, true]),
+    ];
+    for (key, target, holds) in table {
+        for (result, expected) in results.into_iter().zip(holds) {
+            let compare = Compare { key: key.into(), target, result, ..Default::default() };
+            for success in [vec![], vec![write_of("k")]] {
+                let txn = TxnRequest { compare: vec![compare.clone()], success, failure: vec![] };
+                let answer = clients.kv.txn(txn).await.unwrap().into_inner();
+                assert_eq!(answer.succeeded, expected, "{key}, target {target}, result {result}");
+            }
+        }
+    }
+    drop(clients);
+    served.stop().await;
+}
+
+fn write_of(key: &'static str) -> RequestOp {
+    RequestOp { request: Some(Request::RequestPut(PutRequest { key: key.into(), ..Default::default() })) }
 }
 
 #[tokio::test]
