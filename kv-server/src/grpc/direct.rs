@@ -82,9 +82,10 @@ impl Api {
 
     async fn txn(&self, body: Body, bytes_max: usize) -> Result<Message, Status> {
         let call = async {
-            let request = decode_txn(receive(body, bytes_max).await?).map_err(|error| match error {
+            let decoded = decode_txn(receive(body, bytes_max).await?, self.core.limits.txn_ops_max);
+            let request = decoded.map_err(|error| match error {
                 NestedError::Decode(error) => undecodable(error),
-                NestedError::TooDeep => ApiError::TooManyOps.into(),
+                NestedError::TooDeep | NestedError::TooMany => ApiError::TooManyOps.into(),
             })?;
             let response = self.core.txn(&request).await?;
             let len = response.encoded_len();

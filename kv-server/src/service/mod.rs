@@ -12,7 +12,7 @@ mod owner;
 mod range;
 mod range_stream;
 mod txn;
-mod txn_check;
+pub(crate) mod txn_check;
 pub(crate) mod watch;
 
 use std::sync::Arc;

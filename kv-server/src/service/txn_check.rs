@@ -26,7 +26,7 @@ pub(super) fn check(txn: &TxnRequest, ops_max: usize) -> Result<(), ApiError> {
 
 /// A whole tree of transactions has at most so many times the operations of one. etcd bounds each path down the tree only, which
 /// lets a megabyte of nested reads run for hours inside every member.
-const TREE_OPS_FACTOR: usize = 16;
+pub(crate) const TREE_OPS_FACTOR: usize = 16;
 
 fn check_shape(txn: &TxnRequest, ops_max: usize, tree_left: &mut usize) -> Result<(), ApiError> {
     let ops = txn.compare.len().max(txn.success.len()).max(txn.failure.len());
