@@ -1,7 +1,8 @@
 //! The JSON gateway: the API's calls as POST requests under `/v3/`, for curl and for clients without gRPC.
 //!
 //! Messages are translated by their descriptors: field names as in the `.proto` files, 64-bit integers as strings, bytes in base64,
-//! zero values left out. Input takes either casing of names, numbers as numbers or strings, and ignores fields it does not know.
+//! zero values left out. Input takes either casing of names, numbers as numbers or strings, and ignores fields it does not know; a name
+//! that an enum does not have is refused.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,6 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Router};
@@ -16,14 +18,14 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{StatusCode, header};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
-use serde_json::de::SliceRead;
-use serde_json::json;
+use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions};
+use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Code;
 
+use crate::grpc::message_bytes_max;
 use crate::grpc::watching::watch_frames;
 use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, HashKvRequest, HashRequest,
@@ -32,11 +34,13 @@ use crate::proto::etcdserverpb::{
 };
 use crate::proto::v3electionpb::{CampaignRequest, LeaderRequest, ProclaimRequest, ResignRequest};
 use crate::proto::v3lockpb::{LockRequest, UnlockRequest};
-use crate::service::{Core, Observer};
+use crate::service::{Core, Observer, aside};
 use crate::status::ApiError;
 
-/// What a body may hold beside the request itself; base64 makes keys and values a third longer.
-const BODY_OVERHEAD_BYTES: usize = 512 * 1024;
+/// What a body may hold beside the longest message, which base64 makes a third longer.
+const BODY_OVERHEAD_BYTES: usize = 64 * 1024;
+/// An answer that is longer is translated beside the runtime's threads.
+const LONG_BYTES: usize = 256 * 1024;
 
 static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     let files = include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"));
@@ -74,10 +78,19 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> Router {
         .route("/maintenance/hashkv", post(hash_kv))
         .route("/maintenance/snapshot", post(snapshot))
         .route("/cluster/member/list", post(member_list))
-        .layer(DefaultBodyLimit::max(core.limits.request_bytes_max * 4 / 3 + BODY_OVERHEAD_BYTES))
+        .layer(DefaultBodyLimit::max(message_bytes_max(core) / 3 * 4 + BODY_OVERHEAD_BYTES))
+        .layer(map_response(worded))
         .with_state(Arc::clone(core))
         .layer(Extension(stop.clone()));
     Router::new().nest("/v3", calls.clone()).nest("/v3beta", calls)
+}
+
+/// The gateway's own refusals are JSON like all others.
+async fn worded(response: Response) -> Response {
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return error(Code::ResourceExhausted, "grpc: received message larger than max");
+    }
+    response
 }
 
 async fn range(State(core): State<Arc<Core>>, body: Bytes) -> Response {
@@ -260,7 +273,7 @@ fn lines(answers: impl Stream<Item = Result<Vec<u8>, ApiError>> + Send + 'static
 async fn call<Q, R, F>(method: &str, body: &[u8], work: impl FnOnce(Q) -> F) -> Response
 where
     Q: Message + Default,
-    R: Message,
+    R: Message + 'static,
     F: Future<Output = Result<R, ApiError>>,
 {
     let (asked, answered) = (format!("etcdserverpb.{method}Request"), format!("etcdserverpb.{method}Response"));
@@ -271,7 +284,7 @@ where
 async fn call_of<Q, R, F>(asked: &str, answered: &str, body: &[u8], work: impl FnOnce(Q) -> F) -> Response
 where
     Q: Message + Default,
-    R: Message,
+    R: Message + 'static,
     F: Future<Output = Result<R, ApiError>>,
 {
     let request = match read::<Q>(asked, body) {
@@ -279,7 +292,7 @@ where
         Err(why) => return error(Code::InvalidArgument, &why),
     };
     match work(request).await {
-        Ok(response) => write(answered, &response),
+        Ok(response) => write(answered, response).await,
         Err(refused) => error(refused.code(), &refused.to_string()),
     }
 }
@@ -287,35 +300,58 @@ where
 fn read<Q: Message + Default>(name: &str, body: &[u8]) -> Result<Q, String> {
     // An empty body is an empty request.
     let body = if body.is_empty() { b"{}" } else { body };
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let request = read_next(name, &mut json)?;
-    json.end().map_err(|error| error.to_string())?;
-    Ok(request)
+    translated(name, serde_json::from_slice(body))
 }
 
 /// Reads requests that follow each other, at least one.
 fn read_all<Q: Message + Default>(name: &str, body: &[u8]) -> Result<Vec<Q>, String> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let mut requests = vec![read_next(name, &mut json)?];
-    while json.end().is_err() {
-        requests.push(read_next(name, &mut json)?);
-    }
-    Ok(requests)
+    let values = serde_json::Deserializer::from_slice(body).into_iter();
+    let requests: Vec<Q> = values.map(|value| translated(name, value)).collect::<Result<_, _>>()?;
+    if requests.is_empty() { Err("a request without a message".into()) } else { Ok(requests) }
 }
 
-fn read_next<Q: Message + Default>(
-    name: &str,
-    json: &mut serde_json::Deserializer<SliceRead<'_>>,
-) -> Result<Q, String> {
+fn translated<Q: Message + Default>(name: &str, value: serde_json::Result<Value>) -> Result<Q, String> {
+    let value = value.map_err(|error| error.to_string())?;
     let descriptor = DESCRIPTORS.get_message_by_name(name).expect("named after a method of the API");
+    check_enums(&descriptor, &value)?;
     let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let message = DynamicMessage::deserialize_with_options(descriptor, json, &options);
+    let message = DynamicMessage::deserialize_with_options(descriptor, value, &options);
     let message = message.map_err(|error| error.to_string())?;
     Q::decode(message.encode_to_vec().as_slice()).map_err(|error| error.to_string())
 }
 
-fn write(name: &str, response: &impl Message) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], json(name, &response.encode_to_vec())).into_response()
+/// Looks for a name that its enum does not have. Where unknown fields are ignored, so is it, and what was asked for is not what is done.
+fn check_enums(message: &MessageDescriptor, value: &Value) -> Result<(), String> {
+    let Value::Object(fields) = value else { return Ok(()) };
+    for (name, value) in fields {
+        let Some(field) = message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name)) else {
+            continue;
+        };
+        let values = if let Value::Array(values) = value { &values[..] } else { std::slice::from_ref(value) };
+        for value in values {
+            match (field.kind(), value) {
+                (Kind::Message(message), value) => check_enums(&message, value)?,
+                (Kind::Enum(known), Value::String(name)) if known.get_value_by_name(name).is_none() => {
+                    return Err(format!("unknown value {name:?} for enum {}", known.full_name()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn write<R: Message + 'static>(name: &str, response: R) -> Response {
+    let translated = if response.encoded_len() <= LONG_BYTES {
+        Ok(json(name, &response.encode_to_vec()))
+    } else {
+        let name = name.to_owned();
+        aside(move || Ok(json(&name, &response.encode_to_vec()))).await
+    };
+    match translated {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(refused) => error(refused.code(), &refused.to_string()),
+    }
 }
 
 /// An encoded message as JSON.
@@ -366,8 +402,26 @@ mod tests {
         assert_eq!((request.key.as_ref(), request.range_end.as_ref()), (&b"foo"[..], &b"\0"[..]));
         assert_eq!((request.limit, request.revision, request.sort_order), (5, 3, 2));
         read::<RangeRequest>("etcdserverpb.RangeRequest", b"").unwrap();
+        let known: TxnRequest =
+            read("etcdserverpb.TxnRequest", br#"{"compare":[{"result":"LESS","target":4}]}"#).unwrap();
+        assert_eq!((known.compare[0].result, known.compare[0].target), (2, 4));
         for bad in [&b"{"[..], b"[]", b"{} {}", br#"{"key":1}"#, br#"{"limit":"x"}"#, &[0xff]] {
             read::<RangeRequest>("etcdserverpb.RangeRequest", bad).unwrap_err();
+        }
+    }
+
+    /// A condition that was misspelt would hold or not hold as another one does.
+    #[test]
+    fn a_name_that_an_enum_does_not_have_is_refused() {
+        let refused = read::<RangeRequest>("etcdserverpb.RangeRequest", br#"{"key":"Zm9v","sort_order":"DESC"}"#);
+        assert_eq!(refused.unwrap_err(), r#"unknown value "DESC" for enum etcdserverpb.RangeRequest.SortOrder"#);
+        for bad in [
+            r#"{"compare":[{"key":"Zm9v","result":"EQUALS"}]}"#,
+            r#"{"success":[{},{"requestTxn":{"compare":[{"target":"version"}]}}]}"#,
+            r#"{"failure":[{"request_range":{"sortTarget":"REVISION"}}]}"#,
+        ] {
+            let refused = read::<TxnRequest>("etcdserverpb.TxnRequest", bad.as_bytes()).unwrap_err();
+            assert!(refused.starts_with("unknown value \""), "{bad}: {refused}");
         }
     }
 
@@ -375,7 +429,7 @@ mod tests {
     async fn answers_are_as_etcd_writes_them() {
         let kv = KeyValue { key: "k".into(), value: "v".into(), mod_revision: 2, ..KeyValue::default() };
         let response = RangeResponse { kvs: vec![kv], count: 1, ..RangeResponse::default() };
-        let response = write("etcdserverpb.RangeResponse", &response);
+        let response = write("etcdserverpb.RangeResponse", response).await;
         let body = axum::body::to_bytes(response.into_body(), 1_000).await.unwrap();
         assert_eq!(body, r#"{"kvs":[{"key":"aw==","mod_revision":"2","value":"dg=="}],"count":"1"}"#);
     }

@@ -78,10 +78,15 @@ fn counters(metrics: &Metrics) -> BTreeMap<&'static str, Counters> {
     counters.collect()
 }
 
+/// The longest message that is read.
+pub(crate) fn message_bytes_max(core: &Core) -> usize {
+    core.limits.request_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES)
+}
+
 /// All services, ready to be served.
 pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> axum::Router {
     let api = Api { core: Arc::clone(core), stop: stop.clone(), counters: Arc::new(counters(&core.metrics)) };
-    let receive = core.limits.request_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES);
+    let receive = message_bytes_max(core);
     // gRPC's own limit of 2 GiB is all that bounds an answer.
     let send = usize::MAX;
     let kv = KvServer::new(api.clone()).max_decoding_message_size(receive).max_encoding_message_size(send);

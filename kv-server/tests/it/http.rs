@@ -81,6 +81,25 @@ async fn metrics_follow_what_happens() {
     served.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_long_is_refused_in_json() {
+    let served = Served::start(&[]).await;
+    let asked = |length: usize| {
+        let body = format!(r#"{{"key":"aw==","value":"{}"}}"#, "A".repeat(length));
+        let head = "POST /v3/kv/put HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: ";
+        http(served.address, &format!("{head}{}\r\n\r\n{body}", body.len()))
+    };
+    let refused = asked(2_865_000);
+    assert!(refused.head.starts_with("HTTP/1.1 429 "), "{}", refused.head);
+    let json = refused.json();
+    assert_eq!((&json["code"], &json["message"]), (&json!(8), &json!("grpc: received message larger than max")));
+    // The longest message that is read, in base64, still gets the answer of the call.
+    let refused = asked(2_796_000);
+    assert!(refused.head.starts_with("HTTP/1.1 400 "), "{}", refused.head);
+    assert_eq!(refused.json()["message"], "etcdserver: request is too large");
+    served.stop().await;
+}
+
 #[tokio::test]
 async fn grpc_health_says_serving() {
     let served = Served::start(&[]).await;
