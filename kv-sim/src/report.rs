@@ -15,6 +15,12 @@ macro_rules! counts {
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)+
             }
+
+            /// What never happened, in words.
+            #[must_use]
+            pub fn never(&self) -> Vec<&'static str> {
+                [$((self.$name, $words),)+].into_iter().filter(|(count, _)| *count == 0).map(|(_, words)| words).collect()
+            }
         }
 
         impl fmt::Display for Counts {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use kv_codec::planted::Bug;
 use kv_sim::{Counts, Report, simulate};
 use rustix::time::{ClockId, clock_gettime};
@@ -17,6 +17,10 @@ use crate::{Args, minimise};
 
 /// Every so many seeds one is run twice, and both runs must be the same step by step.
 const TWICE_EVERY: u64 = 100;
+/// So many seeds meet every fault there is. One that never struck, or a check that was always left out, would not be missed.
+const SEEDS_THAT_MEET_ALL: u64 = 5_000;
+/// One in so many searches may be given up.
+const UNDECIDED_OF: u64 = 10;
 /// Seeds that fail before the rest is left alone.
 const FAILURES_MAX: usize = 10;
 /// Seeds when nothing else says when to end.
@@ -110,11 +114,23 @@ pub(crate) fn run(args: &Args, bug: Option<Bug>) -> Result<()> {
         total.virtual_ms / cpu,
         failures.len()
     );
-    let Some(&first) = failures.iter().min() else { return Ok(()) };
+    let Some(&first) = failures.iter().min() else {
+        let all = bug.is_none() && args.set.is_empty() && done >= SEEDS_THAT_MEET_ALL;
+        return if all { met_all(&total) } else { Ok(()) };
+    };
     if !args.no_minimise {
         minimise::run(first, args)?;
     }
     bail!("{} seeds failed: {failures:?}", failures.len())
+}
+
+/// Whether searches came to an end, and everything happened that can.
+fn met_all(total: &Counts) -> Result<()> {
+    let Counts { blind_keys, blind_undecided, .. } = *total;
+    ensure!(blind_undecided * UNDECIDED_OF <= blind_keys, "{blind_undecided} of {blind_keys} searches were given up");
+    let never = Counts { blind_undecided: 1, ..*total }.never();
+    ensure!(never.is_empty(), "in so many seeds there were no {}", never.join(", no "));
+    Ok(())
 }
 
 impl Shared<'_> {
@@ -185,5 +201,19 @@ impl Shared<'_> {
         } else {
             println!("{line}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_never_strikes_and_a_check_that_is_left_out_are_missed() {
+        let missed = |total: Counts| met_all(&total).expect_err("most of it never happened").to_string();
+        let searched = Counts { blind_keys: 10, blind_undecided: 1, ..Counts::default() };
+        assert!(missed(searched).contains(", no torn writes cut, no snapshots taken,"));
+        assert!(missed(Counts { torn_cut: 1, ..searched }).contains("cut short themselves, no snapshots taken,"));
+        assert_eq!(missed(Counts { blind_undecided: 2, ..searched }), "2 of 10 searches were given up");
     }
 }

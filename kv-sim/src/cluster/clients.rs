@@ -71,7 +71,7 @@ impl Clients {
             }
             13..=15 => {
                 let known = self.seen.get(&key).map_or(0, |(revision, _)| *revision);
-                let failure = vec![Step::Range(key.clone(), vec![])];
+                let failure = vec![Step::Range(key.clone(), vec![], 0)];
                 Request::Txn {
                     guards: vec![(key.clone(), Guard::ModIs(known))],
                     success: vec![self.put(rng, key)],
@@ -86,7 +86,7 @@ impl Clients {
                 }
                 value.extend_from_slice(b" ");
                 value.extend_from_slice(&self.value());
-                let failure = vec![Step::Range(list.clone(), vec![])];
+                let failure = vec![Step::Range(list.clone(), vec![], 0)];
                 Request::Txn {
                     guards: vec![(list.clone(), Guard::ModIs(known))],
                     success: vec![Step::Put(list, value)],
@@ -94,9 +94,14 @@ impl Clients {
                 }
             }
             18 => {
-                // Two keys at once, with a look at all of them in between.
+                // Two keys at once, with a look in between: at all of them now, or at one as it was. What is not there any more, or not
+                // yet, refuses the whole, on every member or on none.
                 let (one, other) = (key, format!("k{:02}", KEYS + rng.u64(0..2)).into_bytes());
-                let look = Step::Range(b"k".to_vec(), KEYS_END.to_vec());
+                let look = if rng.bool() {
+                    Step::Range(b"k".to_vec(), KEYS_END.to_vec(), 0)
+                } else {
+                    Step::Range(key_of(rng), vec![], (self.revision - rng.i64(-2..30)).max(1))
+                };
                 let steps = vec![self.put(rng, one.clone()), look, self.put(rng, other)];
                 Request::Txn { guards: vec![(one, Guard::VersionAbove(1))], success: steps.clone(), failure: steps }
             }
@@ -300,11 +305,11 @@ fn op_of(step: &Step) -> Op<'_> {
     match step {
         Step::Put(key, value) => Op::Put(put_of(key, value)),
         Step::Delete(key, range_end) => Op::DeleteRange(DeleteRange { key, range_end, prev_kv: true }),
-        Step::Range(key, range_end) => Op::Range(Range {
+        Step::Range(key, range_end, revision) => Op::Range(Range {
             key,
             range_end,
             limit: 0,
-            revision: 0,
+            revision: *revision,
             sort_order: 0,
             sort_target: 0,
             keys_only: false,

@@ -6,6 +6,7 @@ use super::clients::{judged_key, read};
 use super::{Cluster, Event, Fate, TICK_US};
 use crate::history::Request;
 use crate::history::blind::{Verdict, search};
+use crate::report::Counts;
 
 /// Once the faults are over, a quorum, and then the cluster, has to be whole within this.
 const CONVERGE_US: u64 = 60_000_000;
@@ -94,8 +95,9 @@ impl Cluster {
             // It stays down until all are wanted.
             self.events.retain(|_, event| !matches!(event, Event::Restart(id) if *id == member));
         }
-        let goal = self.report.counts.acked + 3;
-        self.run_while("a quorum commits nothing", |cluster| cluster.report.counts.acked < goal)
+        let Counts { acked, reads, .. } = self.report.counts;
+        self.run_while("a quorum commits nothing", |cluster| cluster.report.counts.acked < acked + 3)?;
+        self.run_while("a quorum serves no read", |cluster| cluster.report.counts.reads == reads)
     }
 
     fn everybody(&mut self) -> Result<(), String> {
@@ -115,13 +117,14 @@ impl Cluster {
         self.run_while("the cluster does not converge", |cluster| !cluster.converged())
     }
 
-    /// Whether all members run and have applied the same, to the end of the log.
+    /// Whether all members run, have applied the same, to the end of the log, and let no read wait.
     fn converged(&self) -> bool {
         let members = self.membership();
         let mut ends = members.voters.iter().chain(&members.learners).map(|id| {
             let life = self.hosts.get(id)?.life.as_ref()?;
             let node = &life.node;
-            (node.membership() == members).then(|| (life.machine.view().applied_index(), node.last_index()))
+            let whole = node.membership() == members && life.reads.is_empty();
+            whole.then(|| (life.machine.view().applied_index(), node.last_index()))
         });
         let first = ends.next().flatten();
         first.is_some_and(|(applied, last)| applied == last && applied >= self.checker.committed_index())

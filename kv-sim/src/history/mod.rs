@@ -49,8 +49,8 @@ pub enum Step {
     Put(Vec<u8>, Vec<u8>),
     /// Deletes keys from the first to the second (not included); one key if that is empty.
     Delete(Vec<u8>, Vec<u8>),
-    /// Reads them.
-    Range(Vec<u8>, Vec<u8>),
+    /// Reads them, at a revision; at 0 as they are then.
+    Range(Vec<u8>, Vec<u8>, i64),
 }
 
 /// What a client asks for.

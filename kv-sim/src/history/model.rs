@@ -51,19 +51,30 @@ impl Model {
         let Request::Range { key, end, limit, revision } = request else {
             unreachable!("{request:?} is no read");
         };
-        let told = if *revision > self.revision {
-            Told::Future
-        } else if *revision > 0 && *revision < self.compacted {
-            Told::Compacted
-        } else {
-            let mut pairs = self.pairs(key, end, if *revision > 0 { *revision } else { self.revision });
+        let told = self.refused(*revision).unwrap_or_else(|| {
+            let mut pairs = self.pairs(key, end, self.or_now(*revision));
             let count = pairs.len();
             if *limit > 0 {
                 pairs.truncate(*limit);
             }
             Told::Range(pairs.clone(), count as u64, pairs.len() < count)
-        };
+        });
         Answer { revision: self.revision, told }
+    }
+
+    /// Why a revision cannot be read, if so.
+    fn refused(&self, revision: i64) -> Option<Told> {
+        if revision > self.revision {
+            Some(Told::Future)
+        } else if revision > 0 && revision < self.compacted {
+            Some(Told::Compacted)
+        } else {
+            None
+        }
+    }
+
+    fn or_now(&self, revision: i64) -> i64 {
+        if revision > 0 { revision } else { self.revision }
     }
 
     /// Does a write and says what it is told.
@@ -74,11 +85,18 @@ impl Model {
             Request::Txn { guards, success, failure } => {
                 let holds = guards.iter().all(|(key, guard)| self.holds(key, guard));
                 let steps = if holds { success } else { failure };
-                let told = steps.iter().map(|step| {
-                    let told = self.step(step, next);
-                    (self.revision, told)
+                // One that names a revision that is not there refuses the whole.
+                let refused = steps.iter().find_map(|step| match step {
+                    Step::Range(_, _, revision) => self.refused(*revision),
+                    Step::Put(..) | Step::Delete(..) => None,
                 });
-                Told::Txn(holds, told.collect())
+                refused.unwrap_or_else(|| {
+                    let told = steps.iter().map(|step| {
+                        let told = self.step(step, next);
+                        (self.revision, told)
+                    });
+                    Told::Txn(holds, told.collect())
+                })
             }
             Request::Compact(revision) if *revision <= self.compacted => Told::Compacted,
             Request::Compact(revision) if *revision > self.revision => Told::Future,
@@ -123,8 +141,8 @@ impl Model {
                 }
                 Told::Deleted(gone)
             }
-            Step::Range(key, end) => {
-                let pairs = self.pairs(key, end, self.revision);
+            Step::Range(key, end, revision) => {
+                let pairs = self.pairs(key, end, self.or_now(*revision));
                 let count = pairs.len() as u64;
                 Told::Range(pairs, count, false)
             }

@@ -144,7 +144,7 @@ fn the_model_knows_ranges_transactions_and_compaction() {
         model.write(&put(key, value));
     }
     let guards = vec![(b"a".to_vec(), Guard::ModIs(2)), (b"z".to_vec(), Guard::ModIs(0))];
-    let success = vec![Step::Delete(b"b".to_vec(), b"d".to_vec()), Step::Range(b"a".to_vec(), b"z".to_vec())];
+    let success = vec![Step::Delete(b"b".to_vec(), b"d".to_vec()), Step::Range(b"a".to_vec(), b"z".to_vec(), 0)];
     let told = model.write(&Request::Txn { guards: guards.clone(), success: success.clone(), failure: vec![] });
     let gone = vec![pair("b", "2", 3, 3, 1), pair("c", "3", 4, 4, 1)];
     let left = Told::Range(vec![pair("a", "1", 2, 2, 1)], 1, false);
@@ -160,6 +160,23 @@ fn the_model_knows_ranges_transactions_and_compaction() {
     assert_eq!(read(9, 0), Told::Future);
     assert_eq!(read(5, 1), Told::Range(vec![pair("a", "1", 2, 2, 1)], 1, false));
     assert_eq!(read(0, 0), Told::Range(vec![pair("a", "4", 2, 6, 2)], 1, false));
+}
+
+#[test]
+fn the_model_refuses_a_transaction_whole() {
+    let mut model = Model::default();
+    for value in ["1", "2", "3"] {
+        model.write(&put("a", value));
+    }
+    model.write(&Request::Compact(3));
+    let mut told = |revision| {
+        let steps = vec![Step::Put(b"b".to_vec(), b"4".to_vec()), Step::Range(b"a".to_vec(), vec![], revision)];
+        model.write(&Request::Txn { guards: vec![], success: steps, failure: vec![] })
+    };
+    assert_eq!(told(2), Answer { revision: 4, told: Told::Compacted });
+    assert_eq!(told(5), Answer { revision: 4, told: Told::Future });
+    let old = Told::Range(vec![pair("a", "2", 2, 3, 2)], 1, false);
+    assert_eq!(told(3), Answer { revision: 5, told: Told::Txn(true, vec![(5, Told::Put(None)), (5, old)]) });
 }
 
 fn event(made: u64, answered: u64, kind: Kind) -> Event {
