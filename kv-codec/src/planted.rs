@@ -99,6 +99,22 @@ bugs! {
     InstallForgetsCompaction = "install-forgets-compaction",
     /// A condition on a key that is not there always holds.
     GuardIgnored = "guard-ignored",
+    /// A leader counts its own log towards a commit before it is durable.
+    CommitUnpersisted = "commit-unpersisted",
+    /// A membership change is applied before the log says that it is committed.
+    ConfChangeNotSynced = "conf-change-not-synced",
+    /// A leader that was removed goes on leading.
+    RemovedLeads = "removed-leads",
+    /// A read round that got lost is not asked again.
+    LostRoundForgotten = "lost-round-forgotten",
+    /// What a transaction may read depends on what its member has purged.
+    PurgeDecides = "purge-decides",
+    /// A purge drops a deletion at the compacted revision itself.
+    DeletionPurgedEarly = "deletion-purged-early",
+    /// A transaction that is refused takes a revision.
+    RefusedTakesRevision = "refused-takes-revision",
+    /// A read in a transaction sees nothing of what the transaction did before.
+    ReadsBeforeWrites = "reads-before-writes",
 }
 
 impl Bug {

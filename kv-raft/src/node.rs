@@ -278,7 +278,9 @@ impl Node {
             self.raw.tick();
         }
         // A round that got no answer within an election timeout was lost.
-        self.reads.retry_before(self.ticks.saturating_sub(self.config.election_ticks as u64));
+        if !is_planted(Bug::LostRoundForgotten) {
+            self.reads.retry_before(self.ticks.saturating_sub(self.config.election_ticks as u64));
+        }
     }
 
     /// Whether this member may stand for election. A lone voter leads as soon as it stands: raft wants its whole log durable then.
@@ -423,7 +425,7 @@ impl Node {
             info!(self.log, "this member was removed from the cluster"; "index" => index);
             self.removed = true;
             self.effects.removed = true;
-            if self.is_leader() {
+            if self.is_leader() && !is_planted(Bug::RemovedLeads) {
                 // Raft would go on leading a cluster it is no part of.
                 let term = self.raw.raft.term;
                 self.raw.raft.become_follower(term, 0);

@@ -163,7 +163,8 @@ impl View {
             if let Some(replaced) = self.before(block).cloned() {
                 self.remove(&replaced);
             }
-            if block.is_tombstone() && block.mod_revision() < target {
+            let early = is_planted(Bug::DeletionPurgedEarly) && block.mod_revision() == target;
+            if block.is_tombstone() && (block.mod_revision() < target || early) {
                 self.remove(block);
             }
             self.purge.next = block.revision().after();

@@ -85,13 +85,18 @@ pub(crate) fn write_txn(view: &mut View, txn: &Txn<'_>) -> Result<TxnOutcome, Re
         Op::Put(put) => check_put(view, put),
         _ => Ok(()),
     })?;
-    each_op(txn, &mut path.iter().copied(), &mut |op| match op {
-        Op::Range(range) => Ok(check_range(view, range)?),
-        _ => Ok::<_, Rejection>(()),
-    })?;
+    let readable = each_op(txn, &mut path.iter().copied(), &mut |op| match op {
+        Op::Range(range) => check_range(view, range),
+        _ => Ok(()),
+    });
+    if readable.is_err() && is_planted(Bug::RefusedTakesRevision) {
+        view.revision += 1;
+    }
+    readable?;
+    let before = is_planted(Bug::ReadsBeforeWrites).then(|| view.clone());
     let mut changes = Changes::of(view);
     Ok(run(txn, &mut path.into_iter(), &mut |op| match op {
-        Op::Range(range) => read(changes.view(), range),
+        Op::Range(range) => read(before.as_ref().unwrap_or(changes.view()), range),
         Op::Put(put) => {
             let prev = changes.put(put);
             OpOutcome::Put { prev, revision: changes.view().revision() }
@@ -207,7 +212,7 @@ fn check_range(view: &View, range: &Range<'_>) -> Result<(), ReadError> {
         Ok(())
     } else if range.revision > view.revision {
         Err(ReadError::Future { revision: view.revision })
-    } else if range.revision < view.compact_revision {
+    } else if range.revision < view.oldest() {
         Err(ReadError::Compacted { compact_revision: view.compact_revision })
     } else {
         Ok(())

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use equivalent::{Comparable, Equivalent};
 use im::OrdSet;
+use kv_codec::planted::{Bug, is_planted};
 
 use crate::compaction::{Compaction, Purge};
 use crate::counts::Counts;
@@ -299,11 +300,16 @@ impl View {
             Ok(self.revision)
         } else if revision > self.revision {
             Err(ReadError::Future { revision: self.revision })
-        } else if revision < self.compact_revision {
+        } else if revision < self.oldest() {
             Err(ReadError::Compacted { compact_revision: self.compact_revision })
         } else {
             Ok(revision)
         }
+    }
+
+    /// The oldest revision that can be read.
+    pub(crate) fn oldest(&self) -> i64 {
+        if is_planted(Bug::PurgeDecides) { self.purged_through() } else { self.compact_revision }
     }
 
     /// Lets `block` be what is alive of its key, and returns what was. [`View::insert`] is told next.

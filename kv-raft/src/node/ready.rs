@@ -38,7 +38,7 @@ impl Node {
         let at_once = ready.take_messages();
         let after_persist = ready.take_persisted_messages();
         self.raw.advance_append_async(ready);
-        if self.asked == self.persisted {
+        if self.asked == self.persisted || is_planted(Bug::CommitUnpersisted) {
             // Nothing waits for the disk, so this one, which writes nothing, is persisted.
             self.raw.on_persist_ready(number);
         }
@@ -59,7 +59,9 @@ impl Node {
     /// that are gone for their votes.
     fn commits_conf_change(&self, ready: &Ready) -> bool {
         let conf_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
-        self.raw.raft.hard_state().commit != self.written.commit && ready.committed_entries().iter().any(conf_change)
+        self.raw.raft.hard_state().commit != self.written.commit
+            && ready.committed_entries().iter().any(conf_change)
+            && !is_planted(Bug::ConfChangeNotSynced)
     }
 
     /// Keeps the hard state; whether term or vote changed.
