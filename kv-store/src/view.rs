@@ -226,8 +226,8 @@ impl View {
 
     /// How many keys of `range` lived at `revision`, one that [`View::readable`] allows.
     ///
-    /// Takes the time of a short walk, whatever the range: at most 2,048 keys. At an earlier revision, also time in proportion to the
-    /// changes since, or to the keys of the range if those are fewer.
+    /// Takes the time of a short walk, whatever the range: at most 2,048 keys, and an addition for every few hundred keys in between. At
+    /// an earlier revision, also time in proportion to the changes since, or to the keys of the range, dead ones included.
     #[must_use]
     pub fn count(&self, range: &KeyRange<'_>, revision: i64) -> u64 {
         let now = self.counts().count(&self.live, range);
