@@ -139,7 +139,7 @@ impl WatchCall {
     /// Asks for a word on how far the stream is.
     pub(crate) fn ask_progress(&mut self) {
         while self.watches.feed_some(&self.views) {}
-        self.stream.ask_progress();
+        self.stream.ask_progress(&self.watches.lock().hub);
     }
 
     /// An interval of progress has passed.

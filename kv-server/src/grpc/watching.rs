@@ -20,6 +20,8 @@ use crate::watches::WatchCall;
 
 /// Answers after which a stream that always has one looks for what its client wants.
 const ANSWERS_BETWEEN_REQUESTS: u32 = 64;
+/// New watchers that are made before the first of them is told anything: those that begin in the past read the history together.
+const CREATED_AT_ONCE: u32 = 64;
 
 /// The answers to `requests`, until the client has gone or the server stops; an error is the last. The stream is worked on only while
 /// somebody takes answers.
@@ -81,7 +83,7 @@ impl<S: Stream<Item = Result<pb::WatchRequest, E>> + Unpin, E> Watching<S> {
             }
             self.answers = self.answers.wrapping_add(1);
             if self.answers.is_multiple_of(ANSWERS_BETWEEN_REQUESTS) {
-                self.look_for_request().await?;
+                self.look().await?;
             }
             match self.call.poll() {
                 Next::Message(message) => {
@@ -89,17 +91,24 @@ impl<S: Stream<Item = Result<pb::WatchRequest, E>> + Unpin, E> Watching<S> {
                     let bytes_max = core.limits.request_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES);
                     self.frames = frames(message, bytes_max, |revision| core.header(revision)).into();
                 }
-                Next::Busy => tokio::task::yield_now().await,
+                Next::Busy => {
+                    self.look().await?;
+                    tokio::task::yield_now().await;
+                }
                 Next::Idle => self.wait().await?,
             }
         }
     }
 
-    /// Takes a request that has come.
-    async fn look_for_request(&mut self) -> Result<(), ApiError> {
+    /// Does what waits to be done: a stream may always have something to say.
+    async fn look(&mut self) -> Result<(), ApiError> {
         tokio::select! {
             biased;
-            request = next_request(&mut self.requests) => self.take(request),
+            _ = self.interval.tick() => {
+                self.call.tick();
+                Ok(())
+            }
+            request = next_request(&mut self.requests) => self.take(request).await,
             () = std::future::ready(()) => Ok(()),
         }
     }
@@ -108,7 +117,7 @@ impl<S: Stream<Item = Result<pb::WatchRequest, E>> + Unpin, E> Watching<S> {
     async fn wait(&mut self) -> Result<(), ApiError> {
         tokio::select! {
             () = self.call.woken() => Ok(()),
-            request = next_request(&mut self.requests) => self.take(request),
+            request = next_request(&mut self.requests) => self.take(request).await,
             _ = self.interval.tick() => {
                 self.call.tick();
                 Ok(())
@@ -117,21 +126,39 @@ impl<S: Stream<Item = Result<pb::WatchRequest, E>> + Unpin, E> Watching<S> {
         }
     }
 
-    /// Does what the client wants. A client that has gone ends the stream; one that has said all it had to say does not.
-    fn take(&mut self, request: Option<Result<pb::WatchRequest, E>>) -> Result<(), ApiError> {
+    /// Does what the client wants, and if that is a watcher, what it has asked for besides.
+    async fn take(&mut self, mut request: Option<Result<pb::WatchRequest, E>>) -> Result<(), ApiError> {
+        let mut created = 0;
+        while self.take_one(request)? && created < CREATED_AT_ONCE {
+            created += 1;
+            request = tokio::select! {
+                biased;
+                request = next_request(&mut self.requests) => request,
+                () = std::future::ready(()) => return Ok(()),
+            };
+        }
+        Ok(())
+    }
+
+    /// Does what the client wants; whether that was a watcher. A client that has gone ends the stream; one that has said all it had to
+    /// say does not.
+    fn take_one(&mut self, request: Option<Result<pb::WatchRequest, E>>) -> Result<bool, ApiError> {
         match request {
             Some(Ok(request)) => {
                 match asked(&request) {
-                    Some(WatchAsked::Create(create)) => self.call.create(&WatchRequest::from(create)),
+                    Some(WatchAsked::Create(create)) => {
+                        self.call.create(&WatchRequest::from(create));
+                        return Ok(true);
+                    }
                     Some(WatchAsked::Cancel(id)) => self.call.cancel(id),
                     Some(WatchAsked::Progress) => self.call.ask_progress(),
                     None => {}
                 }
-                Ok(())
+                Ok(false)
             }
             None => {
                 self.requests = None;
-                Ok(())
+                Ok(false)
             }
             Some(Err(_)) => Err(ApiError::WatchCanceled),
         }

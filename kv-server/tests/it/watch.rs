@@ -118,9 +118,12 @@ async fn what_is_asked_is_answered_in_order() {
     watch.create(WatchCreateRequest { watch_id: 0, start_revision: -1, ..key("a") }).await;
     watch.create(WatchCreateRequest { range_end: "a".into(), ..key("b") }).await;
     watch.create(WatchCreateRequest { watch_id: 7, start_revision: 4, ..key("a") }).await;
+    for _ in 0..6 {
+        lines.push(line(&watch.next().await));
+    }
     watch.create(WatchCreateRequest { watch_id: 7, ..key("a") }).await;
-    watch.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
-    for _ in 0..8 {
+    watch.progress().await;
+    for _ in 0..2 {
         lines.push(line(&watch.next().await));
     }
     let duplicate = "mvcc: duplicate watch ID provided on the WatchStream";

@@ -45,6 +45,13 @@ pub struct Taken {
     pub(crate) missed: Option<i64>,
 }
 
+impl Taken {
+    /// Whether nothing happened.
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.missed.is_none()
+    }
+}
+
 /// What a hub has to do with, for whoever measures it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WatchCounts {
@@ -129,16 +136,21 @@ impl WatchHub {
         // A stream may have several ranges around one key.
         hits.sort_unstable();
         hits.dedup();
+        // A stream that has missed something reads on in the history.
+        hits.retain(|stream| self.streams[stream].missed.is_none());
+        if hits.is_empty() {
+            return;
+        }
         let wants_prev = hits.iter().any(|stream| self.streams[stream].wants_prev);
         let prev = if wants_prev { view.previous(block).cloned() } else { None };
         let event = Arc::new(Event::new(block.clone(), prev));
         for stream in hits.iter() {
             let inbox = self.streams.get_mut(stream).expect("the index holds streams that are there");
-            if inbox.events.is_empty() && inbox.missed.is_none() {
+            if inbox.events.is_empty() {
                 woken.push(*stream);
             }
-            inbox.push(Arc::clone(&event), self.inbox_events_max, self.inbox_bytes_max);
-            self.events_ever += 1;
+            let is_in = inbox.push(Arc::clone(&event), self.inbox_events_max, self.inbox_bytes_max);
+            self.events_ever += u64::from(is_in);
         }
     }
 
@@ -205,17 +217,16 @@ impl WatchHub {
 }
 
 impl Inbox {
-    fn push(&mut self, event: Arc<Event>, events_max: usize, bytes_max: u64) {
-        if self.missed.is_some() {
-            return;
-        }
+    /// Adds a change, or gives up its revision if there is no room. Whether it was added.
+    fn push(&mut self, event: Arc<Event>, events_max: usize, bytes_max: u64) -> bool {
         let bytes = event.block().bytes();
         if self.events.len() >= events_max || self.bytes + bytes > bytes_max {
             self.miss(event.block().mod_revision());
-            return;
+            return false;
         }
         self.bytes += bytes;
         self.events.push_back(event);
+        true
     }
 
     /// Gives up the changes from `revision` on: the stream finds them in the history.

@@ -174,7 +174,7 @@ impl Watcher {
 ///
 /// * `position`: the live watchers have got, or have in `inbox` and `ready`, everything up to it, but for what `missed` says.
 /// * A run reads the history from `head` on, for all watchers that were waiting when it began. Whoever comes later waits for the next
-///   one. It ends above `position`, where its watchers become live.
+///   one. It ends above `position` and `subscribed`, where its watchers become live.
 /// * `missed`: the changes from this revision to `position` are not in `inbox`. Once `inbox` is empty, the live watchers wait for a
 ///   run that begins there.
 /// * The hub has a range of this stream's exactly while a watcher has it.
@@ -189,10 +189,14 @@ pub struct WatchStream {
     inbox: VecDeque<Arc<Event>>,
     position: i64,
     missed: Option<i64>,
-    waiting: usize,
+    /// The hub's position when the last watcher was made: of the changes up to there, `inbox` may lack those of its range.
+    subscribed: i64,
+    /// The watchers that wait for a run, and those of the run that is under way.
+    waiting: BTreeSet<i64>,
+    reading: BTreeSet<i64>,
     head: Option<i64>,
-    /// Whether the client asked how far the stream is.
-    asked: bool,
+    /// The client asked how far the stream is, when the hub was here.
+    asked: Option<i64>,
     /// Watchers that were quiet for an interval.
     due: BTreeSet<i64>,
     /// Watchers that ended by themselves, and whether each was the last of its range; the hub counts them until [`WatchStream::settle`].
@@ -232,9 +236,11 @@ impl WatchStream {
             inbox: VecDeque::new(),
             position: hub.position(),
             missed: None,
-            waiting: 0,
+            subscribed: 0,
+            waiting: BTreeSet::new(),
+            reading: BTreeSet::new(),
             head: None,
-            asked: false,
+            asked: None,
             due: BTreeSet::new(),
             ended: Vec::new(),
         }
@@ -269,9 +275,11 @@ impl WatchStream {
         let id = if request.id == 0 { self.unused_id() } else { request.id };
         let next = if request.start_revision == 0 { view.revision() + 1 } else { request.start_revision };
         // What the inbox holds of other ranges comes from before the hub knew of this one.
-        self.absorb(hub.take(self.id));
-        let place = if next > self.position { Place::Live } else { Place::Waiting };
-        self.waiting += usize::from(place == Place::Waiting);
+        self.subscribed = hub.position();
+        let place = if next > self.subscribed { Place::Live } else { Place::Waiting };
+        if place == Place::Waiting {
+            self.waiting.insert(id);
+        }
         let (key, range_end): (&[u8], &[u8]) = match request.range {
             KeyRange::Single(key) => (key, b""),
             KeyRange::Span(key, end) => (key, end),
@@ -317,7 +325,9 @@ impl WatchStream {
     fn remove(&mut self, hub: &mut WatchHub, id: i64) -> bool {
         self.settle(hub);
         let Some(watcher) = self.watchers.remove(&id) else { return false };
-        self.waiting -= usize::from(watcher.place == Place::Waiting);
+        self.waiting.remove(&id);
+        self.reading.remove(&id);
+        self.due.remove(&id);
         if self.index.remove(&watcher.range(), id) {
             hub.unsubscribe(self.id, &watcher.range());
         }
@@ -349,9 +359,9 @@ impl WatchStream {
     }
 
     /// The client asks how far the stream is. It hears so once all of its watchers have everything; not at all if it has none, or one
-    /// that begins in the future. Bring the hub up to date first: the answer goes as far as the hub.
-    pub fn ask_progress(&mut self) {
-        self.asked = !self.watchers.is_empty();
+    /// that begins in the future. Bring the hub up to date first: the answer goes as far as the hub, or further.
+    pub fn ask_progress(&mut self, hub: &WatchHub) {
+        self.asked = (!self.watchers.is_empty()).then(|| hub.position());
     }
 
     /// An interval has passed: watchers that got nothing in it, and want to hear of progress, do.
@@ -369,7 +379,13 @@ impl WatchStream {
         let mut looked = false;
         if self.ready.is_empty() {
             if self.inbox.is_empty() {
-                self.absorb(take(self.id));
+                let taken = take(self.id);
+                // A stream that always has more to say tells in between how far it was before.
+                let progress = if taken.is_empty() { None } else { self.progress() };
+                self.absorb(taken);
+                if let Some(message) = progress {
+                    return Next::Message(message);
+                }
                 looked = true;
             }
             self.sort_inbox();
@@ -382,11 +398,15 @@ impl WatchStream {
         if let Some(message) = self.ready.pop_front() {
             return Next::Message(message);
         }
-        let is_behind = self.head.is_some() || self.waiting > 0 || self.missed.is_some();
-        if !looked || is_behind || !self.inbox.is_empty() {
+        if !looked || self.is_behind() || !self.inbox.is_empty() {
             return Next::Busy;
         }
         self.progress().map_or(Next::Idle, Next::Message)
+    }
+
+    /// Whether some of what happened up to `position` has to be looked for in the history.
+    fn is_behind(&self) -> bool {
+        self.head.is_some() || !self.waiting.is_empty() || self.missed.is_some()
     }
 
     /// Adds what the hub had to what is here.
@@ -426,22 +446,23 @@ impl WatchStream {
     /// Sends the live watchers to the history from the revision on that the inbox has not.
     fn note_missed(&mut self) {
         let Some(missed) = self.missed.take() else { return };
-        for watcher in self.watchers.values_mut().filter(|watcher| watcher.place == Place::Live) {
+        for (id, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.place == Place::Live) {
             watcher.next = watcher.next.max(missed);
             // One that begins in the future has missed nothing.
             if watcher.next <= self.position {
                 watcher.place = Place::Waiting;
-                self.waiting += 1;
+                self.waiting.insert(*id);
             }
         }
     }
 
     fn begin_run(&mut self) {
-        if self.head.is_some() || self.waiting == 0 {
+        if self.head.is_some() {
             return;
         }
-        self.waiting = 0;
-        for watcher in self.watchers.values_mut().filter(|watcher| watcher.place == Place::Waiting) {
+        self.reading = std::mem::take(&mut self.waiting);
+        for id in &self.reading {
+            let watcher = self.watchers.get_mut(id).expect("a watcher that ends waits no more");
             watcher.place = Place::Reading;
             self.head = Some(self.head.map_or(watcher.next, |head| head.min(watcher.next)));
         }
@@ -453,6 +474,10 @@ impl WatchStream {
         if head < view.compact_revision() {
             self.drop_compacted(view.compact_revision());
             head = view.compact_revision();
+        }
+        if self.reading.is_empty() {
+            self.head = None;
+            return;
         }
         let mut round = Round::default();
         let mut reached = view.revision();
@@ -466,9 +491,10 @@ impl WatchStream {
         self.say(round, reached);
         head = head.max(reached + 1);
         self.head = Some(head);
-        if head > self.position {
+        if head > self.position.max(self.subscribed) {
             self.head = None;
-            for watcher in self.watchers.values_mut().filter(|watcher| watcher.place == Place::Reading) {
+            for id in std::mem::take(&mut self.reading) {
+                let watcher = self.watchers.get_mut(&id).expect("a watcher that ends reads no more");
                 watcher.place = Place::Live;
                 watcher.next = watcher.next.max(head);
             }
@@ -495,10 +521,11 @@ impl WatchStream {
 
     /// Ends the reading watchers whose next revision is gone.
     fn drop_compacted(&mut self, compact_revision: i64) {
-        let is_gone = |watcher: &Watcher| watcher.place == Place::Reading && watcher.next < compact_revision;
-        let gone = self.watchers.iter().filter(|(_, watcher)| is_gone(watcher)).map(|(id, _)| *id);
-        for id in gone.collect::<Vec<_>>() {
+        let gone = self.reading.iter().filter(|id| self.watchers[id].next < compact_revision);
+        for id in gone.copied().collect::<Vec<_>>() {
             let watcher = self.watchers.remove(&id).expect("it was just found");
+            self.reading.remove(&id);
+            self.due.remove(&id);
             let is_last = self.index.remove(&watcher.range(), id);
             self.ended.push((watcher, is_last));
             self.ready.push_back(WatchMessage::Compacted { id, compact_revision });
@@ -515,16 +542,19 @@ impl WatchStream {
         }
     }
 
-    /// What there is to say when all has been said.
+    /// What there is to say when all up to `position` has been said.
     fn progress(&mut self) -> Option<WatchMessage> {
+        if self.is_behind() {
+            return None;
+        }
         let revision = self.position;
         while let Some(id) = self.due.pop_first() {
             if self.watchers.get(&id).is_some_and(|watcher| watcher.next <= revision + 1) {
                 return Some(WatchMessage::Progress { id: Some(id), revision });
             }
         }
-        let asked = std::mem::take(&mut self.asked);
-        let all_began = || self.watchers.values().all(|watcher| watcher.next <= revision + 1);
-        (asked && !self.watchers.is_empty() && all_began()).then_some(WatchMessage::Progress { id: None, revision })
+        self.asked.take_if(|asked| *asked <= revision)?;
+        let all_began = self.watchers.values().all(|watcher| watcher.next <= revision + 1);
+        (!self.watchers.is_empty() && all_began).then_some(WatchMessage::Progress { id: None, revision })
     }
 }

@@ -122,6 +122,8 @@ struct Client {
     /// Not created yet, as far as the client knows.
     asked: VecDeque<Told>,
     canceled: BTreeSet<i64>,
+    /// How far progress has to go that is asked for.
+    progress: i64,
 }
 
 impl Client {
@@ -131,6 +133,7 @@ impl Client {
             told: BTreeMap::new(),
             asked: VecDeque::new(),
             canceled: BTreeSet::new(),
+            progress: 0,
         }
     }
 }
@@ -193,7 +196,7 @@ impl Run {
 
     /// Lets the stream speak, up to so many times; whether it had nothing more to say.
     fn poll(&mut self, client: usize, times: usize) -> Result<bool, TestCaseError> {
-        let Client { stream, told, asked, canceled } = &mut self.clients[client];
+        let Client { stream, told, asked, canceled, progress } = &mut self.clients[client];
         for _ in 0..times {
             let said = match stream.next(|id| self.hub.take(id), self.store.view()) {
                 Next::Message(said) => said,
@@ -250,6 +253,7 @@ impl Run {
                 }
                 WatchMessage::Progress { id, revision } => {
                     prop_assert!(revision <= self.store.view().revision());
+                    prop_assert!(id.is_some() || revision >= *progress, "progress to {}", revision);
                     for (_, watcher) in told.iter_mut().filter(|(of, _)| id.is_none_or(|id| id == **of)) {
                         prop_assert!(revision >= watcher.start - 1, "{:?} at {}", watcher, revision);
                         prop_assert!(id.is_none() || watcher.wanted.notify);
@@ -298,7 +302,9 @@ impl Run {
             Action::Poll(client, times) => drop(self.poll(*client, *times)?),
             Action::Ask(client) => {
                 while self.hub.advance(self.store.view(), 2, &mut Vec::new()) {}
-                self.clients[*client].stream.ask_progress();
+                let Client { stream, progress, .. } = &mut self.clients[*client];
+                stream.ask_progress(&self.hub);
+                *progress = present;
             }
             Action::Tick(client) => self.clients[*client].stream.tick(),
             Action::Replace(client) => {
@@ -373,11 +379,15 @@ fn a_stream_that_is_never_read_holds_a_full_inbox_and_no_more() {
         apply(&mut store, &[put(b"k", number.to_string().as_bytes())]);
         hub.advance(store.view(), usize::MAX, &mut Vec::new());
     }
+    // Nor does it by asking for more: what it has not read stays where its size is known.
+    stream.create(&mut hub, store.view(), &watched(0));
     let counts = hub.counts();
-    assert_eq!((counts.pending_events, counts.slow_watchers), (INBOX_EVENTS_MAX, 1));
+    assert_eq!((counts.pending_events, counts.slow_watchers), (INBOX_EVENTS_MAX, 2));
+    assert_eq!(counts.events, INBOX_EVENTS_MAX as u64, "what was not put into the inbox is not counted");
     // None is lost all the same.
     let values = all(&mut stream, &mut hub, &store).into_iter().flat_map(|message| match message {
-        WatchMessage::Events { events, .. } => events,
+        WatchMessage::Events { id: 0, events, .. } => events,
+        WatchMessage::Events { .. } => panic!("nothing happened since"),
         _ => Vec::new(),
     });
     let values: Vec<_> = values.map(|event| event.block().value().to_vec()).collect();
@@ -442,12 +452,12 @@ fn progress_waits_for_the_events_and_for_the_future() {
     let mut store = genesis();
     let mut hub = WatchHub::new(store.view());
     let mut stream = WatchStream::attach(&mut hub, store.view());
-    stream.ask_progress();
+    stream.ask_progress(&hub);
     assert!(all(&mut stream, &mut hub, &store).is_empty(), "nothing is watched");
     stream.create(&mut hub, store.view(), &watched(0));
     apply(&mut store, &[put(b"k", b"v")]);
     hub.advance(store.view(), usize::MAX, &mut Vec::new());
-    stream.ask_progress();
+    stream.ask_progress(&hub);
     let said = all(&mut stream, &mut hub, &store);
     let [WatchMessage::Created { .. }, WatchMessage::Events { .. }, WatchMessage::Progress { id: None, revision: 2 }] =
         &said[..]
@@ -457,11 +467,189 @@ fn progress_waits_for_the_events_and_for_the_future() {
     stream.create(&mut hub, store.view(), &watched(9));
     apply(&mut store, &[put(b"k", b"v")]);
     hub.advance(store.view(), usize::MAX, &mut Vec::new());
-    stream.ask_progress();
+    stream.ask_progress(&hub);
     let said = all(&mut stream, &mut hub, &store);
     let [WatchMessage::Created { id: 1, .. }, WatchMessage::Events { id: 0, .. }] = &said[..] else {
         panic!("{said:?}");
     };
+}
+
+/// Progress was spoken of only when a stream was idle, which one that is told of every change may never be.
+#[test]
+fn progress_comes_in_between_where_something_always_happens() {
+    let mut store = genesis();
+    let mut hub = WatchHub::new(store.view());
+    let mut stream = WatchStream::attach(&mut hub, store.view());
+    stream.create(&mut hub, store.view(), &watched(0));
+    let quiet = WatchRequest { progress_notify: true, ..WatchRequest::new(KeyRange::Single(b"quiet")) };
+    stream.create(&mut hub, store.view(), &quiet);
+    stream.tick();
+    stream.ask_progress(&hub);
+    let mut told = Vec::new();
+    for number in 0..9 {
+        apply(&mut store, &[put(b"k", b"v")]);
+        hub.advance(store.view(), usize::MAX, &mut Vec::new());
+        if number == 5 {
+            stream.ask_progress(&hub);
+        }
+        match stream.next(|id| hub.take(id), store.view()) {
+            Next::Message(WatchMessage::Progress { id, revision }) => told.push(format!("{id:?} at {revision}")),
+            Next::Message(WatchMessage::Events { revision, .. }) => told.push(format!("events to {revision}")),
+            Next::Message(WatchMessage::Created { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let expected = [
+        "Some(1) at 1",
+        "events to 4",
+        "None at 4",
+        "events to 6",
+        // Asked for at 7.
+        "events to 8",
+        "None at 8",
+        "events to 9",
+    ];
+    assert_eq!(told, expected);
+}
+
+/// A stream may be behind the hub when a watcher is made: what that wants of the revisions in between is in no inbox.
+#[test]
+fn a_watcher_from_the_past_reads_on_to_where_the_hub_knew_of_it() {
+    let mut store = genesis();
+    let mut hub = WatchHub::new(store.view());
+    let mut stream = WatchStream::attach(&mut hub, store.view());
+    stream.create(&mut hub, store.view(), &WatchRequest::new(KeyRange::Single(b"a")));
+    for key in [b"a", b"b"] {
+        // More than one message takes.
+        for _ in 0..2_000 {
+            apply(&mut store, &[put(key, b"v")]);
+        }
+        hub.advance(store.view(), usize::MAX, &mut Vec::new());
+        if key == b"a" {
+            for _ in 0..2 {
+                assert!(matches!(stream.next(|id| hub.take(id), store.view()), Next::Message(_)));
+            }
+        }
+    }
+    let from_the_past = WatchRequest { start_revision: 2, ..WatchRequest::new(KeyRange::Single(b"b")) };
+    stream.create(&mut hub, store.view(), &from_the_past);
+    let mut next = 2_002;
+    for message in all(&mut stream, &mut hub, &store) {
+        if let WatchMessage::Events { id: 1, events, .. } = message {
+            for event in events {
+                assert_eq!(event.block().mod_revision(), next, "each once, in order");
+                next += 1;
+            }
+        }
+    }
+    assert_eq!(next, 4_002, "all of them");
+}
+
+#[test]
+fn a_watcher_with_the_id_of_another_hears_nothing_that_was_due_to_that() {
+    let store = genesis();
+    let mut hub = WatchHub::new(store.view());
+    let mut stream = WatchStream::attach(&mut hub, store.view());
+    stream.create(&mut hub, store.view(), &WatchRequest { id: 7, progress_notify: true, ..watched(0) });
+    stream.tick();
+    stream.cancel(&mut hub, 7);
+    stream.create(&mut hub, store.view(), &WatchRequest { id: 7, ..watched(0) });
+    let said = all(&mut stream, &mut hub, &store);
+    let [WatchMessage::Created { .. }, WatchMessage::Canceled { .. }, WatchMessage::Created { .. }] = &said[..] else {
+        panic!("{said:?}");
+    };
+}
+
+/// etcd 17529: a stream that was not read lost what was compacted, and was told of what came after it.
+#[test]
+fn a_slow_stream_is_told_that_what_it_missed_is_compacted() {
+    let mut store = genesis();
+    let mut hub = WatchHub::new(store.view()).with_inboxes(2, 1_000);
+    let mut stream = WatchStream::attach(&mut hub, store.view());
+    stream.create(&mut hub, store.view(), &watched(0));
+    for _ in 0..6 {
+        apply(&mut store, &[put(b"k", b"v")]);
+        hub.advance(store.view(), usize::MAX, &mut Vec::new());
+    }
+    apply(&mut store, &[Op::Compact(6)]);
+    store.purge(usize::MAX);
+    let said = all(&mut stream, &mut hub, &store);
+    let [
+        WatchMessage::Created { .. },
+        WatchMessage::Events { revision: 3, events, .. },
+        WatchMessage::Compacted { id: 0, compact_revision: 6 },
+    ] = &said[..]
+    else {
+        panic!("{said:?}");
+    };
+    assert_eq!(events.len(), 2, "what was in the inbox is not lost");
+}
+
+/// etcd 15271: a snapshot took watches back in time. etcd 9775, 20221: one of the future panicked, or heard of the past.
+#[test]
+fn an_installed_snapshot_takes_no_watch_back_or_ahead() {
+    let mut store = genesis();
+    let mut hub = WatchHub::new(store.view());
+    let mut stream = WatchStream::attach(&mut hub, store.view());
+    stream.create(&mut hub, store.view(), &watched(0));
+    stream.create(&mut hub, store.view(), &watched(6));
+    stream.create(&mut hub, store.view(), &watched(9));
+    apply(&mut store, &[put(b"k", b"2"), put(b"k", b"3")]);
+    hub.advance(store.view(), usize::MAX, &mut Vec::new());
+    let said = all(&mut stream, &mut hub, &store);
+    let [.., WatchMessage::Events { id: 0, revision: 3, .. }] = &said[..] else { panic!("{said:?}") };
+    // The others went on to 7, without this member.
+    apply(&mut store, &[put(b"k", b"4"), put(b"k", b"5"), put(b"k", b"6"), put(b"k", b"7"), Op::Compact(5)]);
+    let mut loader = SnapshotLoader::default();
+    store.view().chunks().for_each(|chunk| loader.push(&chunk).unwrap());
+    store.install(loader.finish().unwrap());
+    let mut told = Vec::new();
+    for value in [b"8", b"9"] {
+        hub.advance(store.view(), usize::MAX, &mut Vec::new());
+        for message in all(&mut stream, &mut hub, &store) {
+            match message {
+                WatchMessage::Events { id, events, .. } => {
+                    told.extend(events.iter().map(|event| (id, event.block().mod_revision())));
+                }
+                WatchMessage::Compacted { id, compact_revision } => told.push((id, -compact_revision)),
+                other => panic!("{other:?}"),
+            }
+        }
+        apply(&mut store, &[put(b"k", value)]);
+    }
+    hub.advance(store.view(), usize::MAX, &mut Vec::new());
+    let last = all(&mut stream, &mut hub, &store);
+    told.sort_unstable();
+    assert_eq!(told, [(0, -5), (1, 6), (1, 7), (1, 8)]);
+    let of = |message: &WatchMessage| match message {
+        WatchMessage::Events { id, events, .. } => (*id, events[0].block().mod_revision(), events.len()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(last.iter().map(of).collect::<Vec<_>>(), [(1, 9, 1), (2, 9, 1)]);
+}
+
+/// etcd 3.0: ending a watch took the wrong one of those that begin at the same key.
+#[test]
+fn of_watches_that_begin_together_the_one_that_is_meant_ends() {
+    let mut store = genesis();
+    let mut hub = WatchHub::new(store.view());
+    let mut stream = WatchStream::attach(&mut hub, store.view());
+    for range in [KeyRange::Single(b"k"), KeyRange::Span(b"k", b"l"), KeyRange::Span(b"k", b"m"), KeyRange::From(b"k")]
+    {
+        stream.create(&mut hub, store.view(), &WatchRequest::new(range));
+    }
+    stream.cancel(&mut hub, 1);
+    stream.cancel(&mut hub, 3);
+    all(&mut stream, &mut hub, &store);
+    apply(&mut store, &[put(b"k", b"v"), put(b"l", b"v"), put(b"n", b"v")]);
+    hub.advance(store.view(), usize::MAX, &mut Vec::new());
+    let said = all(&mut stream, &mut hub, &store);
+    let of = |message: &WatchMessage| match message {
+        WatchMessage::Events { id, events, .. } => (*id, events.len()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(said.iter().map(of).collect::<Vec<_>>(), [(0, 1), (2, 2)]);
+    assert_eq!(hub.counts().watchers, 2);
 }
 
 /// etcd 14563: 0 is an id like others.
