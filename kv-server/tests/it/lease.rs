@@ -126,6 +126,24 @@ async fn a_lease_ends_with_its_keys_and_not_while_it_is_kept_alive() {
     served.stop().await;
 }
 
+/// etcd 13932: a keep-alive failed, or broke, while its lease was being granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_being_granted_is_there_or_not() {
+    let served = Served::start(&[]).await;
+    let clients = Clients::connect(served.address).await;
+    for id in 1..=200 {
+        let mut leases = LeaseClient::new(clients.channel.clone());
+        let (mut before, mut after) = (leases.clone(), leases.clone());
+        let early = tokio::spawn(async move { keep_alive(&mut before, &[id, id]).await });
+        assert_eq!(grant(&mut leases, id, 100).await, (id, 100));
+        assert_eq!(keep_alive(&mut after, &[id]).await, [100]);
+        let early = early.await.unwrap();
+        assert!([[0, 0], [0, 100], [100, 100]].iter().any(|possible| early == possible), "{early:?}");
+    }
+    drop(clients);
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_leases_that_are_due_at_once_all_end() {
     const LEASES: u64 = 10_000;

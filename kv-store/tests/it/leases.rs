@@ -259,6 +259,30 @@ fn what_an_old_leader_saw_expire_lives_on() {
     assert_eq!(run.store.view().live_keys(), 2);
 }
 
+/// etcd 14087: a lease was ended twice; a leader that had been replaced noted what was left of leases.
+#[test]
+fn an_end_that_comes_twice_and_an_old_note_touch_no_other_lease() {
+    let mut run = leased(60);
+    run.now += secs(30);
+    run.propose();
+    let (note, _) = run.proposed.remove(0);
+    run.now += secs(30);
+    run.propose();
+    let (end, _) = run.proposed.remove(0);
+    assert_eq!(run.apply(&end).outcome, Outcome::LeaseRevoked);
+    assert_eq!(run.apply(&end).outcome, Outcome::Rejected(Rejection::LeaseNotFound));
+    run.apply(&Body::LeaseGrant { id: 1, ttl: 60 });
+    assert_eq!(run.apply(&end).outcome, Outcome::Rejected(Rejection::LeaseNotFound), "another of the same number");
+    run.apply(&note);
+    assert_eq!(run.store.view().leases().get(1).unwrap().seconds(), 60, "nor is the note of it");
+    run.now += secs(30);
+    run.propose();
+    let (note, _) = run.proposed.remove(0);
+    run.term += 1;
+    assert_eq!(run.apply(&note).outcome, Outcome::Rejected(Rejection::OldTerm));
+    assert_eq!(run.store.view().leases().get(1).unwrap().seconds(), 60);
+}
+
 /// etcd 20616, 14758: a keep-alive was answered with a time to live, and the keys went all the same.
 #[test]
 fn what_is_about_to_end_is_not_kept_alive() {
