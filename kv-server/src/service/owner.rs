@@ -67,7 +67,8 @@ impl Core {
             0 => self.lease_grant(&LeaseGrantRequest { ttl: LEASE_TTL, id: 0 }).await?.id,
             lease => lease,
         };
-        let key = [&prefix(name)[..], format!("{lease:x}").as_bytes()].concat();
+        let sign = if lease < 0 { "-" } else { "" };
+        let key = [&prefix(name)[..], format!("{sign}{:x}", lease.unsigned_abs()).as_bytes()].concat();
         let put = Put { key: &key, value, lease, prev_kv: false, ignore_value: false, ignore_lease: false };
         let read = Op::Range(Range {
             key: &key,

@@ -230,6 +230,10 @@ async fn a_lock_goes_from_one_to_the_next_in_their_order() {
         Code::InvalidArgument,
         "etcdserver: key is not provided",
     );
+    // The number of a lease may be below 0; this is how etcd writes it.
+    grant(&mut leases, -7, 1_000).await;
+    let negative = locks.lock(LockRequest { name: "n".into(), lease: -7 }).await.unwrap().into_inner();
+    assert_eq!(negative.key, "n/-7");
     // Without a lease: one of a minute.
     let own = locks.lock(LockRequest { name: "other".into(), lease: 0 }).await.unwrap().into_inner();
     assert!(own.key.starts_with(b"other/"));
