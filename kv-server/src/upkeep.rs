@@ -20,6 +20,8 @@ const PERIOD_MAX: Duration = Duration::from_hours(1);
 const SAMPLES: u32 = 10;
 /// The time between two compactions by revision.
 const REVISION_INTERVAL: Duration = Duration::from_mins(5);
+/// When to try again what failed.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Says when to compact, and where. Time is an argument, counted from the start.
 #[derive(Debug)]
@@ -27,12 +29,14 @@ struct Compactor {
     mode: AutoCompaction,
     /// When, and the revision then; the oldest is at most a period old, but for the first.
     samples: VecDeque<(Duration, i64)>,
-    compacted: Duration,
+    /// Not before this.
+    next: Duration,
 }
 
 impl Compactor {
     fn new(mode: AutoCompaction) -> Self {
-        Self { mode, samples: VecDeque::new(), compacted: Duration::ZERO }
+        let next = if let AutoCompaction::Revision(_) = mode { REVISION_INTERVAL } else { Duration::ZERO };
+        Self { mode, samples: VecDeque::new(), next }
     }
 
     /// The revision to compact at now, if it is time.
@@ -48,16 +52,21 @@ impl Compactor {
                     self.samples.pop_front();
                 }
                 let (at, revision) = *self.samples.front().expect("one was just taken");
-                (now - at >= period && now - self.compacted >= interval).then(|| {
-                    self.compacted = now;
+                (now - at >= period && now >= self.next).then(|| {
+                    self.next = now + interval;
                     revision
                 })
             }
-            AutoCompaction::Revision(kept) => (now - self.compacted >= REVISION_INTERVAL).then(|| {
-                self.compacted = now;
+            AutoCompaction::Revision(kept) => (now >= self.next).then(|| {
+                self.next = now + REVISION_INTERVAL;
                 revision.saturating_sub(kept)
             }),
         }
+    }
+
+    /// What was due could not be done.
+    fn failed(&mut self, now: Duration) {
+        self.next = self.next.min(now + RETRY);
     }
 }
 
@@ -89,6 +98,7 @@ pub(crate) async fn run(
                 Err(ApiError::Compacted) => {}
                 Err(error) => {
                     warn!(logger, "failed auto compaction"; "revision" => revision, "error" => %error);
+                    compactor.failed(started.elapsed());
                 }
             }
         }
@@ -120,6 +130,20 @@ mod tests {
         let hourly = compactions(day, 26 * 3_600);
         assert_eq!(hourly, [(86_400, 0), (90_000, 3_600), (93_600, 7_200)]);
         assert_eq!(compactions(AutoCompaction::Off, 10_000), []);
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_soon() {
+        for mode in [AutoCompaction::Periodic(Duration::from_hours(1)), AutoCompaction::Revision(100)] {
+            let mut compactor = Compactor::new(mode);
+            compactor.due(Duration::ZERO, 1);
+            let now = Duration::from_hours(1);
+            assert!(compactor.due(now, 1_000).is_some());
+            compactor.failed(now);
+            assert_eq!(compactor.due(now + SECOND, 1_000), None, "not at once");
+            assert!(compactor.due(now + RETRY, 1_000).is_some(), "{mode:?}");
+            assert_eq!(compactor.due(now + RETRY * 2, 1_000), None, "it was done");
+        }
     }
 
     #[test]
