@@ -25,8 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Code;
 
-use crate::grpc::message_bytes_max;
 use crate::grpc::watching::watch_frames;
+use crate::grpc::{message_bytes_max, until_stopped};
 use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, HashKvRequest, HashRequest,
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
@@ -179,8 +179,8 @@ async fn lease_keep_alive(State(core): State<Arc<Core>>, body: Bytes) -> Respons
     lines(answers)
 }
 
-async fn lock(State(core): State<Arc<Core>>, body: Bytes) -> Response {
-    let work = async |request: LockRequest| core.acquire(&request).await;
+async fn lock(State(core): State<Arc<Core>>, Extension(stop): Extension<Receiver<()>>, body: Bytes) -> Response {
+    let work = async |request: LockRequest| until_stopped(stop, core.acquire(&request)).await;
     call_of("v3lockpb.LockRequest", "v3lockpb.LockResponse", &body, work).await
 }
 
@@ -189,8 +189,8 @@ async fn unlock(State(core): State<Arc<Core>>, body: Bytes) -> Response {
     call_of("v3lockpb.UnlockRequest", "v3lockpb.UnlockResponse", &body, work).await
 }
 
-async fn campaign(State(core): State<Arc<Core>>, body: Bytes) -> Response {
-    let work = async |request: CampaignRequest| core.campaign(&request).await;
+async fn campaign(State(core): State<Arc<Core>>, Extension(stop): Extension<Receiver<()>>, body: Bytes) -> Response {
+    let work = async |request: CampaignRequest| until_stopped(stop, core.campaign(&request)).await;
     call_of("v3electionpb.CampaignRequest", "v3electionpb.CampaignResponse", &body, work).await
 }
 
@@ -215,11 +215,8 @@ async fn observe(State(core): State<Arc<Core>>, Extension(stop): Extension<Recei
         Err(why) => return error(Code::InvalidArgument, &why),
     };
     let words = stream::unfold(Some((Observer::new(&core, &request.name), stop)), async |observing| {
-        let (mut observer, mut stop) = observing?;
-        let word = tokio::select! {
-            word = observer.next() => word,
-            _ = stop.changed() => Err(ApiError::Stopped),
-        };
+        let (mut observer, stop) = observing?;
+        let word = until_stopped(stop.clone(), observer.next()).await;
         let goes_on = word.is_ok();
         let line = word.map(|word| json("v3electionpb.LeaderResponse", &word.encode_to_vec()));
         Some((line, goes_on.then_some((observer, stop))))

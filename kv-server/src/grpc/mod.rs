@@ -115,11 +115,7 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> axum::Router {
 impl Api {
     /// Gives up a call that may wait for ever when the server stops.
     async fn until_stopped<T>(&self, call: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
-        let mut stop = self.stop.clone();
-        tokio::select! {
-            done = call => done,
-            _ = stop.changed() => Err(ApiError::Stopped),
-        }
+        until_stopped(self.stop.clone(), call).await
     }
 
     /// Counts a unary call and turns its outcome into what tonic sends.
@@ -150,6 +146,17 @@ impl Api {
             }
         }
         outcome
+    }
+}
+
+/// Gives up a call that may wait for ever when the server stops.
+pub(crate) async fn until_stopped<T>(
+    mut stop: Receiver<()>,
+    call: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    tokio::select! {
+        done = call => done,
+        _ = stop.changed() => Err(ApiError::Stopped),
     }
 }
 

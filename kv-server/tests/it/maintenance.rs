@@ -306,3 +306,33 @@ async fn history_is_given_up_by_itself() {
     drop(clients);
     served.stop().await;
 }
+/// Who waited for a lock by the gateway held up the server's end, and heard nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_by_the_gateway_hears_that_the_server_stops() {
+    let served = Served::start(&[]).await;
+    let mut clients = Clients::connect(served.address).await;
+    let (address, mut waiting) = (served.address, Vec::new());
+    for (path, body, key) in [
+        ("lock/lock", r#"{"name":"bA==","lease":"LEASE"}"#, "l"),
+        ("election/campaign", r#"{"name":"ZQ==","lease":"LEASE"}"#, "e"),
+    ] {
+        for lease in [1, 2] {
+            let mut leases = LeaseClient::new(clients.channel.clone());
+            drop(leases.lease_grant(LeaseGrantRequest { ttl: 1_000, id: lease }).await);
+            let body = body.replace("LEASE", &lease.to_string());
+            let head = format!("POST /v3/{path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n");
+            let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            waiting.push(tokio::task::spawn_blocking(move || http(address, &request)));
+            while clients.range(get(&format!("{key}/{lease}"))).await.count == 0 {}
+        }
+    }
+    drop(clients);
+    served.stop().await;
+    for (number, answer) in waiting.into_iter().enumerate() {
+        let answer = answer.await.unwrap();
+        let is_first = number % 2 == 0;
+        assert_eq!(answer.head.starts_with("HTTP/1.1 200"), is_first, "{answer:?}");
+        assert_eq!(answer.json()["message"] == "etcdserver: server stopped", !is_first, "{answer:?}");
+    }
+}
+
