@@ -142,8 +142,11 @@ async fn defragment(State(core): State<Arc<Core>>, body: Bytes) -> Response {
 }
 
 async fn snapshot(State(core): State<Arc<Core>>) -> Response {
-    let blobs = ReceiverStream::new(core.snapshot());
-    lines(blobs.map(|blob| Ok(json("etcdserverpb.SnapshotResponse", &blob.encode_to_vec()))))
+    let blobs = match core.snapshot() {
+        Ok(blobs) => blobs,
+        Err(refused) => return error(refused.code(), &refused.to_string()),
+    };
+    lines(ReceiverStream::new(blobs).map(|blob| Ok(json("etcdserverpb.SnapshotResponse", &blob.encode_to_vec()))))
 }
 
 async fn lease_grant(State(core): State<Arc<Core>>, body: Bytes) -> Response {

@@ -2,7 +2,7 @@
 
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::service::Core;
+use crate::service::{Core, in_use_bytes, taken_bytes};
 
 /// The server's metrics. Counters rise where things happen; gauges are set when somebody looks.
 #[derive(Debug)]
@@ -171,8 +171,8 @@ impl Gauges {
         set(&self.proposals_committed, raft.committed);
         set(&self.proposals_applied, raft.applied);
         set(&self.quota_bytes, core.limits.quota_bytes.unwrap_or(0));
-        set(&self.db_total_bytes, view.bytes().history);
-        set(&self.db_in_use_bytes, view.bytes().live);
+        set(&self.db_total_bytes, taken_bytes(&view));
+        set(&self.db_in_use_bytes, in_use_bytes(&view));
         self.current_revision.set(view.revision());
         self.compact_revision.set(view.compact_revision());
         set(&self.keys, view.live_keys());

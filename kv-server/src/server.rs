@@ -16,7 +16,7 @@ use kv_store::{Members, Store, View};
 use slog::{Logger, crit, info};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Url};
@@ -25,7 +25,7 @@ use crate::listener::Listener;
 use crate::logging;
 use crate::machine::{self, Machine};
 use crate::metrics::{Metrics, Names};
-use crate::service::{Core, Limits};
+use crate::service::{BACKUPS_MAX, Core, Limits};
 use crate::status::ApiError;
 use crate::waiters::{self, Completion, Waiters};
 use crate::{gateway, grpc, http, ids, lessors, upkeep, watches};
@@ -154,6 +154,7 @@ impl Server {
             watches,
             lessors,
             applied: applied_seen,
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             metrics,
         });
         if let Err(error) = publish(&core, &config).await {

@@ -59,8 +59,9 @@ impl Maintenance for Api {
     }
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        let streamed = Streamed::begin(&self.core, SERVICE, "Snapshot", "server_stream");
-        let answers = stream::unfold((self.core.snapshot(), streamed), async |(mut blobs, mut streamed)| {
+        let mut streamed = Streamed::begin(&self.core, SERVICE, "Snapshot", "server_stream");
+        let blobs = self.core.snapshot().inspect_err(|error| streamed.end(error.code()))?;
+        let answers = stream::unfold((blobs, streamed), async |(mut blobs, mut streamed)| {
             let blob = blobs.recv().await;
             if blob.is_none() {
                 streamed.end(Code::Ok);

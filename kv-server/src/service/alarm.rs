@@ -1,7 +1,7 @@
 //! Maintenance: Alarm, and the quota that raises one.
 
 use kv_codec::command::{Alarm, AlarmKind, Body};
-use kv_store::Outcome;
+use kv_store::{Outcome, View};
 
 use super::Core;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -10,6 +10,23 @@ use crate::status::ApiError;
 
 /// How full a store is, in percent of its quota, when the alarm is called off by itself: not so full that it rings again at once.
 const DISARM_PERCENT: u64 = 90;
+
+/// What etcd counts for a lease when it looks at the quota.
+pub(super) const LEASE_BYTES: u64 = 64;
+
+/// What a store takes of its quota: all revisions that can be read, and the leases, which are not among them.
+pub(crate) fn taken_bytes(view: &View) -> u64 {
+    view.bytes().history + leases_bytes(view)
+}
+
+/// The part of it that no compaction gives back.
+pub(crate) fn in_use_bytes(view: &View) -> u64 {
+    view.bytes().live + leases_bytes(view)
+}
+
+fn leases_bytes(view: &View) -> u64 {
+    view.leases().iter().len() as u64 * LEASE_BYTES
+}
 
 /// An alarm as `Status` lists it.
 pub(super) fn alarm_text(member: u64, kind: AlarmKind) -> String {
@@ -70,7 +87,7 @@ impl Core {
         }
         let (taken, is_raised) = {
             let view = self.views.load();
-            (view.bytes().history, view.alarms().is_raised(AlarmKind::NoSpace))
+            (taken_bytes(&view), view.alarms().is_raised(AlarmKind::NoSpace))
         };
         match self.limits.quota_bytes {
             Some(quota) if taken + bytes >= quota => {
@@ -91,7 +108,7 @@ impl Core {
             let view = self.views.load();
             let mine = (self.member_id, AlarmKind::NoSpace);
             let quota = self.limits.quota_bytes.unwrap_or(u64::MAX);
-            view.alarms().iter().any(|raised| raised == mine) && view.bytes().history < quota / 100 * DISARM_PERCENT
+            view.alarms().iter().any(|raised| raised == mine) && taken_bytes(&view) < quota / 100 * DISARM_PERCENT
         };
         if has_room {
             let alarm = Alarm { raise: false, member: self.member_id, kind: AlarmKind::NoSpace };

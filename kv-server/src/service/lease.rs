@@ -5,6 +5,7 @@ use kv_codec::command::Body;
 use kv_store::Renewal;
 
 use super::Core;
+use super::alarm::LEASE_BYTES;
 use crate::lessors::Led;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesResponse,
@@ -12,8 +13,6 @@ use crate::proto::etcdserverpb::{
 };
 use crate::status::ApiError;
 
-/// What etcd counts for a lease when it looks at the quota.
-const LEASE_BYTES: u64 = 64;
 /// The most seconds that a lease is granted (as in etcd).
 const TTL_MAX: i64 = 9_000_000_000;
 

@@ -1,9 +1,11 @@
 //! Maintenance: Status, HashKV.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::alarm::alarm_text;
+use super::alarm::{alarm_text, in_use_bytes, taken_bytes};
 use super::{Core, count};
 use crate::backup;
 use crate::proto::etcdserverpb::{
@@ -16,6 +18,8 @@ use crate::status::ApiError;
 const BLOB_BYTES: usize = 32 * 1024;
 /// Pieces of a backup that are made before they are taken.
 const BLOBS_AHEAD: usize = 16;
+/// Backups that are on their way at once. Each holds a thread, and the store as it was, for as long as its client takes.
+pub(crate) const BACKUPS_MAX: usize = 16;
 /// etcd's quota when none is set: what `Status` shows for "no limit" as well.
 const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
 
@@ -24,7 +28,6 @@ impl Core {
     pub(crate) fn status(&self) -> StatusResponse {
         let view = self.views.load_full();
         let raft = self.driver.status().numbers();
-        let bytes = view.bytes();
         let mut errors = Vec::new();
         if raft.leader == 0 {
             errors.push(ApiError::NoLeader.to_string());
@@ -34,13 +37,13 @@ impl Core {
         StatusResponse {
             header: self.header(view.revision()),
             version: self.version.server().to_owned(),
-            db_size: count(bytes.history),
+            db_size: count(taken_bytes(&view)),
             leader: raft.leader,
             raft_index: raft.committed,
             raft_term: raft.term,
             raft_applied_index: view.applied_index(),
             errors,
-            db_size_in_use: count(bytes.live),
+            db_size_in_use: count(in_use_bytes(&view)),
             is_learner: me.is_some_and(|member| member.is_learner),
             storage_version: self.version.cluster().to_owned(),
             db_size_quota: count(self.limits.quota_bytes.unwrap_or(QUOTA_BYTES_DEFAULT)),
@@ -55,7 +58,11 @@ impl Core {
 
     /// The store as of now, as a backup: its bytes in pieces, the hash in the last one. They are made as they are taken, so that they take
     /// the memory of a few pieces.
-    pub(crate) fn snapshot(&self) -> mpsc::Receiver<SnapshotResponse> {
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`] while [`BACKUPS_MAX`] others are on their way.
+    pub(crate) fn snapshot(&self) -> Result<mpsc::Receiver<SnapshotResponse>, ApiError> {
+        let permit = Arc::clone(&self.backups).try_acquire_owned().map_err(|_| ApiError::TooManyRequests)?;
         let (sender, blobs) = mpsc::channel(BLOBS_AHEAD);
         let view = self.views.load_full();
         let (cluster_id, header) = (self.cluster_id, self.header(view.revision()));
@@ -71,9 +78,9 @@ impl Core {
                 })
             });
             // A client that has gone wants no more of it.
-            drop(gone);
+            drop((gone, permit));
         });
-        blobs
+        Ok(blobs)
     }
 
     /// The hash of all revisions up to one. Takes time in proportion to the history: call it off the runtime's threads.

@@ -18,13 +18,16 @@ pub(crate) mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use alarm::{in_use_bytes, taken_bytes};
 pub(crate) use election::Observer;
+pub(crate) use maintenance::BACKUPS_MAX;
 pub(crate) use range::{EncodedRange, RangeRest};
 
 use bytes::Bytes;
 use kv_codec::command::{Body, CommandHeader};
 use kv_raft::Handle;
 use kv_store::{Applied, Block, Outcome, ReadError, Rejection, ViewReader};
+use tokio::sync::Semaphore;
 use tokio::sync::watch::Receiver;
 
 use crate::lessors::Lessors;
@@ -69,6 +72,8 @@ pub(crate) struct Core {
     pub(crate) watches: Arc<Watches>,
     pub(crate) lessors: Arc<Lessors>,
     pub(crate) applied: Receiver<u64>,
+    /// One permit for each backup that may be on its way.
+    pub(crate) backups: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
 }
 

@@ -77,6 +77,29 @@ async fn a_full_store_raises_an_alarm_that_somebody_calls_off() {
     served.stop().await;
 }
 
+/// Leases are in no revision: their room was asked for and never counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_fill_a_store_as_well() {
+    let served = Served::start(&["--quota-backend-bytes=53248", "--unsafe-no-fsync"]).await;
+    let mut clients = Clients::connect(served.address).await;
+    let mut leases = LeaseClient::new(clients.channel.clone());
+    let mut granted = 0;
+    let refused = loop {
+        match leases.lease_grant(LeaseGrantRequest { ttl: 1_000, id: 0 }).await {
+            Ok(_) => granted += 1,
+            Err(refused) => break refused,
+        }
+        assert!(granted <= 53_248 / 64, "the quota was never reached");
+    };
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, FULL));
+    let [AlarmMember { alarm: NOSPACE, .. }] = alarms(&mut clients, 0, 0, 0).await[..] else { panic!("no alarm") };
+    let status = clients.maintenance.status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.db_size, status.db_size_in_use), (granted * 64, granted * 64));
+    assert_eq!(i64::try_from(metric(served.address, "etcd_mvcc_db_total_size_in_bytes")), Ok(status.db_size));
+    drop((clients, leases));
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alarm_survives_a_restart_and_can_call_itself_off() {
     let dir = tempfile::tempdir().unwrap();
@@ -114,6 +137,37 @@ async fn backup(clients: &mut Clients) -> Vec<u8> {
     }
     assert_eq!(left, Some(0));
     bytes
+}
+
+/// Each backup that nobody read held one of the threads that all others need.
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_that_nobody_reads_are_few() {
+    let served = Served::start(&["--unsafe-no-fsync"]).await;
+    let mut clients = Clients::connect(served.address).await;
+    // More than the windows of a connection take.
+    for number in 0..16 {
+        clients.put(&number.to_string(), &"v".repeat(1 << 20)).await;
+    }
+    let mut unread = Vec::new();
+    let refused = loop {
+        match clients.maintenance.snapshot(SnapshotRequest {}).await {
+            Ok(answer) => unread.push(answer),
+            Err(refused) => break refused,
+        }
+        assert!(unread.len() <= 16);
+    };
+    assert_eq!(unread.len(), 16);
+    assert_eq!((refused.code(), refused.message()), (Code::Unknown, "etcdserver: too many requests"));
+    drop(unread);
+    // A client that has gone makes room.
+    let mut tries = 0;
+    while clients.maintenance.snapshot(SnapshotRequest {}).await.is_err() {
+        tries += 1;
+        assert!(tries < 10_000, "they are kept for ever");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    drop(clients);
+    served.stop().await;
 }
 
 fn snapshot(arguments: &[&str]) -> Output {
@@ -288,24 +342,6 @@ async fn the_gateway_has_them_all() {
     served.stop().await;
 }
 
-#[tokio::test]
-async fn history_is_given_up_by_itself() {
-    let served = Served::start(&["--auto-compaction-retention=1s"]).await;
-    let mut clients = Clients::connect(served.address).await;
-    for number in 0..3 {
-        clients.put("k", &number.to_string()).await;
-    }
-    let old = || RangeRequest { revision: 2, ..get("k") };
-    let mut tries = 0;
-    while clients.kv.range(old()).await.is_ok() {
-        tries += 1;
-        assert!(tries < 10_000, "nothing was compacted");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-    assert_eq!(keys(&clients.range(get("k")).await), ["k"]);
-    drop(clients);
-    served.stop().await;
-}
 /// Who waited for a lock by the gateway held up the server's end, and heard nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_by_the_gateway_hears_that_the_server_stops() {
@@ -336,3 +372,21 @@ async fn who_waits_by_the_gateway_hears_that_the_server_stops() {
     }
 }
 
+#[tokio::test]
+async fn history_is_given_up_by_itself() {
+    let served = Served::start(&["--auto-compaction-retention=1s"]).await;
+    let mut clients = Clients::connect(served.address).await;
+    for number in 0..3 {
+        clients.put("k", &number.to_string()).await;
+    }
+    let old = || RangeRequest { revision: 2, ..get("k") };
+    let mut tries = 0;
+    while clients.kv.range(old()).await.is_ok() {
+        tries += 1;
+        assert!(tries < 10_000, "nothing was compacted");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(keys(&clients.range(get("k")).await), ["k"]);
+    drop(clients);
+    served.stop().await;
+}
