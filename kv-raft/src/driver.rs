@@ -42,8 +42,6 @@ pub const COMMAND_BYTES_MAX: usize = 63 << 20;
 const _: () = assert!((COMMAND_BYTES_MAX as u64) < ENTRY_BYTES_MAX, "an entry holds a command and its batch's frame");
 /// Ticks before what found the disk full is tried again.
 const RETRY_TICKS: u64 = 100;
-/// Bytes of commands in one entry, one larger command aside.
-const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// How to run a node.
 #[derive(Debug, Clone)]
@@ -58,6 +56,13 @@ pub struct DriverConfig {
     pub snapshot_entries: Option<u64>,
     /// Take a snapshot when the log since the last one is larger than this and than that snapshot.
     pub snapshot_bytes_min: u64,
+    /// Bytes of commands in one entry, one larger command aside; with 0 every command has an entry of its own.
+    pub batch_bytes_max: usize,
+}
+
+impl DriverConfig {
+    /// The usual [`DriverConfig::batch_bytes_max`]: an entry that is one write and one message, and not too long for either.
+    pub const BATCH_BYTES_MAX: usize = 1 << 20;
 }
 
 /// What the driver tells whoever started it. Called on the driver's thread: be brief.
@@ -426,7 +431,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         match event {
             Event::Command(command) => {
                 self.queue.release(command.len());
-                if !self.batch.is_empty() && self.batch.bytes_with(&command) > BATCH_BYTES_MAX {
+                if !self.batch.is_empty() && self.batch.bytes_with(&command) > self.config.batch_bytes_max {
                     self.propose_batch();
                 }
                 self.batch.push(&command);

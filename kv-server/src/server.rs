@@ -327,6 +327,7 @@ fn driver_config(config: &Config, identity: Identity, epoch: u64) -> Result<Driv
         tick: config.heartbeat_interval,
         snapshot_entries: config.snapshot_count,
         snapshot_bytes_min: SNAPSHOT_BYTES_MIN,
+        batch_bytes_max: DriverConfig::BATCH_BYTES_MAX,
     })
 }
 

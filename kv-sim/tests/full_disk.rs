@@ -46,6 +46,7 @@ fn start(disk: &SimDisk) -> Member1 {
         tick: Duration::from_millis(5),
         snapshot_entries: None,
         snapshot_bytes_min: u64::MAX,
+        batch_bytes_max: DriverConfig::BATCH_BYTES_MAX,
     };
     let (sender, refused) = channel();
     let on_event = Box::new(move |event| match event {
