@@ -3,12 +3,13 @@
 //! # What it is
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
+//! * [`lab`]: our engine, log and codec beside other designs, each alone.
 //! * [`million`]: one store of a million keys, from the first put to a restart: memory, pages, lists, stalls.
 //! * [`wire`]: runs a real server, a control and rivals under the same clients, and compares what they cost.
 //!
 //! # What it is not
-//! No part of a server: nothing here is linked into `kv-server`. It sees a server as any client does, through its
-//! gRPC API and its process, so the same tools run against anything that speaks the etcd API.
+//! No part of a server: nothing here is linked into `kv-server`. But for the lab, which takes ours apart, it sees a server as
+//! any client does, through its gRPC API and its process, so the same tools run against anything that speaks the etcd API.
 //!
 //! # How data flow
 //! A tool starts the server's binary, talks to it with the client generated from our protos, writes down what it was
@@ -21,6 +22,7 @@
 //! * No process outlives its tool.
 
 pub mod crash;
+pub mod lab;
 pub mod million;
 mod process;
 mod target;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use kv_bench::{crash, million, wire};
+use kv_bench::{crash, lab, million, wire};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
@@ -22,6 +22,8 @@ enum Tool {
     Wire(wire::Options),
     /// Runs one large store from its first put to a restart: memory, pages, lists, stalls.
     Million(million::Options),
+    /// Runs the analysis that kv answers: eight engines, eight experiments, one page.
+    Lab(lab::Options),
     /// The control of `wire`: a map behind tonic, with no log and no disk.
     Control(wire::ControlOptions),
 }
@@ -93,6 +95,14 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             let report = million::run(&options).await?;
             println!("\n{}", report.markdown);
             println!("Report: {}, figures: {}", report.markdown_path.display(), report.json_path.display());
+        }
+        Tool::Lab(options) => {
+            let written = lab::run(options).await?;
+            for line in &written.not_built {
+                println!("{line}");
+            }
+            let lab::Written { html, markdown, json, .. } = &written;
+            println!("Report: {}, as text: {}, figures: {}", html.display(), markdown.display(), json.display());
         }
         Tool::Control(options) => wire::control(options).await?,
     }

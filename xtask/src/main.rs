@@ -11,7 +11,7 @@ mod tidy;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::run::{Workspace, step};
@@ -37,7 +37,7 @@ enum Task {
     /// What takes too long for every change: fresh seeds, planted bugs, every crash state, crashes and power losses, fuzzers.
     Campaign(campaign::Options),
     /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
-    /// `bench million ...` with a large store.
+    /// `bench million ...` with a large store; `bench lab [--quick] ...` its parts beside other designs.
     Bench(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
     Clients,
@@ -74,6 +74,9 @@ fn run(task: Task) -> Result<()> {
         Task::Campaign(options) => campaign::run(&workspace, &options),
         Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),
         Task::Bench(passed) => {
+            if passed.arguments.first().is_some_and(|first| first == "lab") {
+                return step(&mut lab(&workspace, &passed.arguments[1..])?);
+            }
             // Without a tool's name it is the wire.
             let named = passed.arguments.first().filter(|first| BENCHES.contains(&first.as_str()));
             let mut command = kv_bench(&workspace, named.map_or(BENCHES[0], String::as_str))?;
@@ -93,6 +96,25 @@ fn simulator(workspace: &Workspace, arguments: &[String]) -> std::process::Comma
     }
     command.arg("--").args(arguments);
     command
+}
+
+/// The lab, which needs no server. `--features` is cargo's: the rivals that take long to build.
+fn lab(workspace: &Workspace, arguments: &[String]) -> Result<std::process::Command> {
+    let mut build = workspace.cargo(&["build", "--release", "--package", "kv-bench"]);
+    let mut command = std::process::Command::new(workspace.target_directory.join("release/kv-bench"));
+    command.arg("lab").arg("--out").arg(workspace.target_directory.join("bench/lab")).current_dir(&workspace.root);
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        if argument == "--features" {
+            build.arg(argument).arg(arguments.next().context("--features needs rocksdb, raft-engine or both")?);
+        } else if argument.starts_with("--features=") {
+            build.arg(argument);
+        } else {
+            command.arg(argument);
+        }
+    }
+    step(&mut build)?;
+    Ok(command)
 }
 
 /// A tool of kv-bench against our server, both built for release.

@@ -19,8 +19,8 @@
 mod control;
 mod load;
 mod options;
-mod report;
-mod stats;
+pub(crate) mod report;
+pub(crate) mod stats;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

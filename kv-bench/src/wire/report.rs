@@ -172,7 +172,7 @@ fn sample_json(sample: &Sample) -> Value {
 }
 
 /// A Markdown table, its columns aligned so that it reads well as plain text too.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([head[column].chars().count(), 3]).max().unwrap_or(3)
@@ -216,7 +216,7 @@ fn ratio(ours: Option<Figure>, theirs: Option<Figure>) -> String {
 }
 
 /// About three digits; large numbers whole, with a comma at the thousands.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 10.0 {
         return format!("{value:.2}");
     }

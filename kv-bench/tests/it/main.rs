@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod lab;
 mod wire;
 
 use std::path::{Path, PathBuf};

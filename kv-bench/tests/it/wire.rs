@@ -11,7 +11,7 @@ use crate::server_binary;
 /// A condition that is not met by then is not met at all.
 const WITHIN: Duration = Duration::from_secs(60);
 
-fn kv_bench(arguments: &[&str]) -> Command {
+pub(crate) fn kv_bench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kv-bench"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -24,7 +24,7 @@ fn wire(server: &Path, out: &Path, arguments: &[&str]) -> Command {
 }
 
 /// What is in a directory, by name.
-fn listed(directory: &Path) -> Vec<String> {
+pub(crate) fn listed(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -40,7 +40,7 @@ fn mentioning(path: &Path) -> Vec<String> {
     lines.filter(|line| line.contains(path.to_str().unwrap())).collect()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -107,7 +107,7 @@ fn bad_input_is_one_line_and_exit_code_1() {
 }
 
 /// Kills the tool when a test fails before it has ended.
-struct Tool(Child);
+pub(crate) struct Tool(pub(crate) Child);
 
 impl Drop for Tool {
     fn drop(&mut self) {

@@ -1,0 +1,186 @@
+//! The six bottlenecks of the analysis, each answered with the figures of this report.
+
+use super::report::Section;
+use crate::wire::report::number;
+
+/// A bottleneck and what was measured about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// The bottleneck, in the analysis's words.
+    pub(crate) bottleneck: String,
+    /// What the figures say.
+    pub(crate) text: String,
+}
+
+/// Figures by section and name.
+struct Figures<'a>(&'a [Section]);
+
+impl Figures<'_> {
+    fn get(&self, section: &str, name: &str) -> Option<f64> {
+        self.0.iter().find(|one| one.id == section)?.figures.get(name).copied()
+    }
+
+    fn ratio(&self, section: &str, above: &str, below: &str) -> Option<String> {
+        Some(number(self.get(section, above)? / self.get(section, below)?))
+    }
+
+    fn text(&self, section: &str, name: &str) -> Option<String> {
+        self.get(section, name).map(number)
+    }
+}
+
+/// All of them, in the analysis's order. What was not measured is said to be so.
+#[must_use]
+pub(crate) fn all(sections: &[Section]) -> Vec<Answer> {
+    let figures = Figures(sections);
+    let answers: [(&str, &str, Option<String>); 8] = [
+        ("1. One lock over the whole map.", "2", lock(&figures)),
+        ("2. Sequence numbers from a mutex, formatted into a string.", "6", sequence(&figures)),
+        ("3. No write batch.", "3", batch(&figures)),
+        ("4. Ranges scan everything and sort.", "4", range(&figures)),
+        ("5. A second lock for the answer.", "8", read_back(&figures)),
+        ("6a. The revision read under a lock.", "2", revision(&figures)),
+        ("6b. No batch proposer.", "3", proposer(&figures)),
+        ("6c. JSON commands.", "5", codec(&figures)),
+    ];
+    answers
+        .into_iter()
+        .map(|(bottleneck, section, text)| Answer {
+            bottleneck: bottleneck.into(),
+            text: text.unwrap_or_else(|| format!("Not in this report: run experiment {section}.")),
+        })
+        .collect()
+}
+
+fn lock(figures: &Figures<'_>) -> Option<String> {
+    let kept = |design: &str| {
+        let (beside, alone) = (format!("{design}.1r1w"), format!("{design}.1r0w"));
+        Some(number(100.0 * figures.get("2", &beside)? / figures.get("2", &alone)?))
+    };
+    let slowest = |design: &str| figures.text("2", &format!("{design}.1r1w.p999_us"));
+    Some(format!(
+        "A reader of ours loads a pointer and never waits. Beside a writer that never stops, one reader keeps {} % of its speed \
+         (global-lock {} %, btree-lock {} %), and the slowest of a thousand of its gets takes {} us (global-lock {} us). On \
+         the analysis's mix the engine alone does {} x the operations of global-lock, on the harder mix {} x.",
+        kept("snapshot")?,
+        kept("global-lock")?,
+        kept("btree-lock")?,
+        slowest("snapshot")?,
+        slowest("global-lock")?,
+        figures.ratio("1a", "snapshot", "global-lock").unwrap_or_else(|| "(1a was not run)".into()),
+        figures.ratio("1d", "snapshot", "global-lock").unwrap_or_else(|| "(1d was not run)".into()),
+    ))
+}
+
+fn sequence(figures: &Figures<'_>) -> Option<String> {
+    Some(format!(
+        "The analysis says 50 to 100 ns. One thread pays {} ns for a mutex and a string, {} ns for an atomic; eight threads \
+         {} ns against {} ns. Our ids are integers, and none is allocated.",
+        figures.text("6", "text.1")?,
+        figures.text("6", "atomic.1")?,
+        figures.text("6", "text.8")?,
+        figures.text("6", "atomic.8")?
+    ))
+}
+
+fn batch(figures: &Figures<'_>) -> Option<String> {
+    Some(format!(
+        "A commit of ours publishes one view, whatever its length: {} publishes a put in a commit of 1,000, where \
+         global-lock takes {} locks. A put costs {} ns in a commit of one, {} ns in one of ten and {} ns in one of a thousand \
+         (global-lock: {}, {}, {}).",
+        figures.get("3", "snapshot.1000.locks").map(|locks| format!("{locks:.3}"))?,
+        figures.text("3", "global-lock.1000.locks")?,
+        figures.text("3", "snapshot.1.ns")?,
+        figures.text("3", "snapshot.10.ns")?,
+        figures.text("3", "snapshot.1000.ns")?,
+        figures.text("3", "global-lock.1.ns")?,
+        figures.text("3", "global-lock.10.ns")?,
+        figures.text("3", "global-lock.1000.ns")?
+    ))
+}
+
+fn range(figures: &Figures<'_>) -> Option<String> {
+    let of = |design: &str, size: u32, what: &str| figures.text("4", &format!("{design}.{size}.{what}"));
+    let large = match (of("snapshot", 1_000_000, "ns"), of("global-lock", 1_000_000, "ns")) {
+        (Some(ours), Some(theirs)) => format!(" At a million keys it is {ours} ns against {theirs} ns."),
+        _ => String::new(),
+    };
+    Some(format!(
+        "The analysis says 15,033 steps against 23 at 10,000 keys, 650 x. Measured there: {} ns and {} entries looked at, against \
+         {} ns and {} entries, {} x.{large}",
+        of("snapshot", 10_000, "ns")?,
+        of("snapshot", 10_000, "visited")?,
+        of("global-lock", 10_000, "ns")?,
+        of("global-lock", 10_000, "visited")?,
+        figures.ratio("4", "global-lock.10000.ns", "snapshot.10000.ns")?
+    ))
+}
+
+fn read_back(figures: &Figures<'_>) -> Option<String> {
+    Some(format!(
+        "The answer travels with the wake-up; after a commit nobody reads the store. The analysis says that this is worth 10 to \
+         20 %. Reading it back, ours takes {} x of the CPU for a put and does {} x of the puts per second; that is a read \
+         without a lock. The analysed engine locks for it: see global-lock in 1.",
+        figures.ratio("8", "puts only.read back after commit.cpu_us", "puts only.snapshot.cpu_us")?,
+        figures.ratio("8", "puts only.read back after commit", "puts only.snapshot")?
+    ))
+}
+
+fn revision(figures: &Figures<'_>) -> Option<String> {
+    figures.get("2", "snapshot.1r1w").map(|_| {
+        "The revision is a number in the view: whoever has loaded the view has it, of the same moment as everything else it \
+         reads. There is no second load to time."
+            .into()
+    })
+}
+
+fn proposer(figures: &Figures<'_>) -> Option<String> {
+    Some(format!(
+        "With 30 clients an entry holds {} puts; {} puts/s against {} without the proposer, {} x (the analysis: 2 to 3 x); with 200 \
+         clients {} x. At low load: one client waits {} us for a put with it, {} us without.",
+        figures.text("3", "pipeline.30.on.per_entry")?,
+        figures.text("3", "pipeline.30.on.per_second")?,
+        figures.text("3", "pipeline.30.off.per_second")?,
+        figures.ratio("3", "pipeline.30.on.per_second", "pipeline.30.off.per_second")?,
+        figures.ratio("3", "pipeline.200.on.per_second", "pipeline.200.off.per_second")?,
+        figures.text("3", "pipeline.1.on.p50_us")?,
+        figures.text("3", "pipeline.1.off.p50_us")?
+    ))
+}
+
+fn codec(figures: &Figures<'_>) -> Option<String> {
+    let of = |format: &str, what: &str| figures.text("5", &format!("small put.{format}.{what}"));
+    let row = |format: &str| {
+        Some(format!("{} / {} ns, {} bytes", of(format, "encode_ns")?, of(format, "decode_ns")?, of(format, "bytes")?))
+    };
+    Some(format!(
+        "The analysis says, to encode and decode an operation: JSON 500 / 800 ns, gob 300 / 400, binary 100 / 150. Measured for a \
+         small put: JSON {}; MessagePack, which stands for gob, {}; protobuf {}; ours {}.",
+        row("JSON")?,
+        row("MessagePack, for gob")?,
+        row("protobuf")?,
+        row("ours")?
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_said() {
+        let answers = all(&[]);
+        assert_eq!(answers.len(), 8);
+        assert!(answers.iter().all(|answer| answer.text.starts_with("Not in this report: run experiment ")));
+    }
+
+    #[test]
+    fn an_answer_has_its_figures() {
+        let mut section = Section::new("6", "Sequence numbers", String::new());
+        for (name, value) in [("text.1", 81.5), ("atomic.1", 5.25), ("text.8", 300.0), ("atomic.8", 20.0)] {
+            section.keep(name, &[value]);
+        }
+        let answers = all(&[section]);
+        assert!(answers[1].text.contains("81.5 ns") && answers[1].text.contains("5.25 ns"), "{}", answers[1].text);
+    }
+}
