@@ -10,9 +10,13 @@ use super::rivals::OURS;
 use crate::wire::report::number;
 
 /// Narrow, so that its words can be read on a phone.
-const WIDTH: u32 = 520;
+const WIDTH: u32 = 460;
 const LINES_HEIGHT: u32 = 340;
 const BAR_HEIGHT: u32 = 30;
+/// Left of the bars, for their names.
+const NAMES_WIDTH: i32 = 152;
+/// In the drawing crate's measure, which is a quarter above that of a page.
+const FONT_SIZE: u32 = 16;
 const INK: RGBColor = RGBColor(0x11, 0x11, 0x11);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 const OURS_COLOUR: RGBColor = RGBColor(0xe4, 0x57, 0x2e);
@@ -61,21 +65,21 @@ type Bars = [(String, f64, f64, f64)];
 
 fn draw_bars(text: &mut String, unit: &str, bars: &Bars) -> Result<()> {
     let rows = u32::try_from(bars.len()).unwrap_or(1);
-    let area = SVGBackend::with_string(text, (WIDTH, rows * BAR_HEIGHT + 50)).into_drawing_area();
+    let area = SVGBackend::with_string(text, (WIDTH, rows * BAR_HEIGHT + 56)).into_drawing_area();
     let most = bars.iter().map(|bar| bar.3.max(bar.1)).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let mut chart = ChartBuilder::on(&area)
         .margin_right(16)
-        .margin_left(128)
+        .margin_left(NAMES_WIDTH)
         .margin_top(4)
-        .x_label_area_size(40)
-        .build_cartesian_2d(0.0..most * 1.18, 0.0..f64::from(rows))
+        .x_label_area_size(46)
+        .build_cartesian_2d(0.0..most * 1.25, 0.0..f64::from(rows))
         .map_err(failed)?;
-    let words = ("sans-serif", 13).into_font().color(&INK);
+    let words = ("sans-serif", FONT_SIZE).into_font().color(&INK);
     chart
         .configure_mesh()
         .disable_y_mesh()
         .disable_y_axis()
-        .x_labels(5)
+        .x_labels(4)
         .x_desc(unit)
         .x_label_formatter(&|value| short(*value))
         .light_line_style(TRANSPARENT)
@@ -96,7 +100,7 @@ fn draw_bars(text: &mut String, unit: &str, bars: &Bars) -> Result<()> {
         chart.draw_series([whisker]).map_err(failed)?;
         let (_, y) = chart.backend_coord(&(0.0, at));
         let (end, _) = chart.backend_coord(&(highest.max(*median), at));
-        area.draw_text(name, &name_style, (122, y)).map_err(failed)?;
+        area.draw_text(name, &name_style, (NAMES_WIDTH - 6, y)).map_err(failed)?;
         area.draw_text(&short(*median), &value_style, (end + 5, y)).map_err(failed)?;
     }
     drop(chart);
@@ -114,7 +118,7 @@ fn draw_lines(text: &mut String, axes: (&str, &str), log: bool, series: &Series)
     };
     let (x, y) = (bounds(|point| point.0), bounds(|point| point.1));
     let mut builder = ChartBuilder::on(&area);
-    builder.margin(8).margin_right(18).x_label_area_size(42).y_label_area_size(62);
+    builder.margin(8).margin_right(18).x_label_area_size(46).y_label_area_size(68);
     if log {
         let chart = builder.build_cartesian_2d(x.log_scale(), y.log_scale()).map_err(failed)?;
         draw_on(chart, axes, series)?;
@@ -138,14 +142,14 @@ where
         .configure_mesh()
         .x_desc(x)
         .y_desc(y)
-        .x_labels(6)
+        .x_labels(5)
         .y_labels(6)
         .x_label_formatter(&|value| short(*value))
         .y_label_formatter(&|value| short(*value))
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(GRID)
-        .label_style(("sans-serif", 13).into_font().color(&INK))
+        .label_style(("sans-serif", FONT_SIZE).into_font().color(&INK))
         .draw()
         .map_err(failed)?;
     for (index, (name, points)) in series.iter().enumerate() {

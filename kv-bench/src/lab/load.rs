@@ -20,6 +20,14 @@ const TIMED_ONE_IN: u32 = 8;
 /// Keys of one prefix.
 const PREFIX_KEYS: usize = 1000;
 
+/// Where each kind of operation is in [`Sample::kinds`].
+pub(crate) const GET: usize = 0;
+const PUT: usize = 1;
+const PREFIX: usize = 2;
+const DELETE: usize = 3;
+/// What tables call them.
+pub(crate) const KINDS: [&str; 4] = ["gets", "puts", "prefix reads", "deletes"];
+
 /// The keys of a run, in key order, a thousand to a prefix.
 #[derive(Debug)]
 pub(crate) struct Keys(Vec<Vec<u8>>);
@@ -108,8 +116,8 @@ impl Target {
 pub(crate) struct Sample {
     /// Operations per second.
     pub(crate) per_second: f64,
-    /// Gets per second.
-    pub(crate) gets_per_second: f64,
+    /// Of them gets, puts, reads of a prefix, deletes.
+    pub(crate) kinds: [f64; 4],
     /// CPU time of the whole process per operation.
     pub(crate) cpu_us: f64,
     /// p50, p99, p99.9 of gets, in microseconds.
@@ -119,8 +127,7 @@ pub(crate) struct Sample {
 }
 
 struct Counts {
-    operations: u64,
-    get_operations: u64,
+    kinds: [u64; 4],
     gets: Histogram<u64>,
     puts: Histogram<u64>,
 }
@@ -128,7 +135,7 @@ struct Counts {
 impl Counts {
     fn new() -> Self {
         let histogram = || Histogram::new(3).expect("up to five digits are allowed");
-        Self { operations: 0, get_operations: 0, gets: histogram(), puts: histogram() }
+        Self { kinds: [0; 4], gets: histogram(), puts: histogram() }
     }
 }
 
@@ -170,15 +177,14 @@ pub(crate) fn run(
     let mut all = Counts::new();
     for counts in counts {
         let counts = counts.context("an operation failed")?;
-        all.operations += counts.operations;
-        all.get_operations += counts.get_operations;
+        all.kinds.iter_mut().zip(counts.kinds).for_each(|(all, one)| *all += one);
         all.gets += counts.gets;
         all.puts += counts.puts;
     }
-    let (operations, seconds) = (all.operations as f64, elapsed.as_secs_f64());
+    let (operations, seconds) = (all.kinds.iter().sum::<u64>() as f64, elapsed.as_secs_f64());
     Ok(Sample {
         per_second: operations / seconds,
-        gets_per_second: all.get_operations as f64 / seconds,
+        kinds: all.kinds.map(|operations| operations as f64 / seconds),
         cpu_us: cpu.as_secs_f64() * 1e6 / operations.max(1.0),
         get_us: percentiles(&all.gets),
         put_us: percentiles(&all.puts),
@@ -200,26 +206,28 @@ fn work(target: &Target, keys: &Keys, value: &[u8], role: Role, number: u8, runn
         let times = match role {
             Role::Mixed(gets) if random.u32(..100) < gets => {
                 target.engine().get(keys.one(&mut random), &mut found);
-                counts.get_operations += 1;
+                counts.kinds[GET] += 1;
                 Some(&mut counts.gets)
             }
             Role::Mixed(_) => {
                 let put = Write::Put { key: keys.one(&mut random), value, prev_kv: false };
                 target.write(number, &put, &mut found)?;
+                counts.kinds[PUT] += 1;
                 Some(&mut counts.puts)
             }
             Role::Prefix => {
                 let Range { start, end } = keys.prefix(&mut random);
                 target.engine().range(&start, &end, usize::MAX, &mut found);
+                counts.kinds[PREFIX] += 1;
                 None
             }
             Role::Delete => {
                 target.write(number, &Write::Delete { key: keys.one(&mut random) }, &mut found)?;
+                counts.kinds[DELETE] += 1;
                 None
             }
         };
         std::hint::black_box(&found);
-        counts.operations += 1;
         if let (Some(began), Some(times)) = (began, times) {
             let ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX >> 1);
             times.record(ns).expect("it grows to what it is given");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::lab::engine::fill;
-use crate::lab::load::{Keys, Role, Sample, Target, run as run_clients, value};
+use crate::lab::load::{GET, Keys, Role, Sample, Target, run as run_clients, value};
 use crate::lab::path::{Path, Switches};
 use crate::lab::report::{Chart, Section, Table, spread, standing};
 use crate::lab::{Entrant, Lab};
@@ -15,7 +15,8 @@ const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 256;
 const ROUND: Duration = Duration::from_millis(400);
 const QUICK_ROUND: Duration = Duration::from_millis(15);
-const WHY: &str = "A hash map finds one key in constant time, an ordered map in a logarithm.";
+const WHY: &str = "A hash map computes where a key is, an ordered map walks to it; and a lock that is held for less than a microsecond is \
+                   rarely waited for with few cores.";
 
 /// Readers of one column: powers of two, up to twice the cores, so that readers wait for a core as well.
 fn readers(cores: usize) -> Vec<usize> {
@@ -73,7 +74,7 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
         let mut rows = (vec![rival.name.to_owned()], vec![rival.name.to_owned()]);
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for ((readers, writers), samples) in cells.iter().zip(samples) {
-            let gets: Vec<f64> = samples.iter().map(|sample| sample.gets_per_second).collect();
+            let gets: Vec<f64> = samples.iter().map(|sample| sample.kinds[GET]).collect();
             let name = format!("{}.{readers}r{writers}w", rival.name);
             let Some(figure) = section.keep(&name, &gets) else { continue };
             let p999: Vec<f64> = samples.iter().filter_map(|sample| Some(sample.get_us?[2])).collect();

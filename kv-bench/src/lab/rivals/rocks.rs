@@ -138,7 +138,7 @@ impl Engine for Rocks {
         let locked: Vec<_> = stripes.iter().map(lock).collect();
         let (mut batch, mut pending) = (WriteBatch::default(), Vec::new());
         answers.extend(writes.iter().map(|write| self.add(write, &mut pending, &mut batch)));
-        self.db.write_opt(&batch, &self.unlogged).expect("a database in a fresh directory can be written");
+        self.db.write_opt(batch, &self.unlogged).expect("a database in a fresh directory can be written");
         locked.len() as u64
     }
 
