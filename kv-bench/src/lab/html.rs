@@ -9,6 +9,8 @@ use super::chart::{colour_of, svg};
 use super::report::{Chart, Report, Section, Table};
 use super::rivals::{OURS, RIVALS};
 
+/// A cell of so many characters is a sentence, and may be broken.
+const WORDS_LONG: usize = 44;
 /// The page's style sheet.
 const STYLE: &str = include_str!("report.css");
 
@@ -100,7 +102,11 @@ fn table(out: &mut String, table: &Table) {
         let ours = row.first().is_some_and(|name| name.starts_with(OURS));
         out.push_str(if ours { "<tr class=\"ours\">" } else { "<tr>" });
         for (index, cell) in row.iter().enumerate() {
-            let tag = if index == 0 { "th scope=\"row\"" } else { "td" };
+            let tag = match index {
+                0 => "th scope=\"row\"",
+                _ if cell.chars().count() > WORDS_LONG => "td class=\"words\"",
+                _ => "td",
+            };
             let _ = write!(out, "<{tag}>{}</{}>", escape(cell), if index == 0 { "th" } else { "td" });
         }
         out.push_str("</tr>\n");

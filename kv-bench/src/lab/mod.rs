@@ -1,8 +1,8 @@
 //! `kv-bench lab`: the analysis that kv answers, as experiments that anyone can repeat.
 //!
 //! # What it is
-//! Eight designs of an engine ([`rivals`]) behind one trait ([`engine::Engine`]), the pipeline around them with a switch for each
-//! fault that the analysis finds in it ([`path`]), the raft node and log of `kv-server` under them ([`member`]), and eight
+//! Eight designs of an engine (`rivals`) behind one trait ([`engine::Engine`]), the pipeline around them with a switch for each
+//! fault that the analysis finds in it (`path`), the raft node and log of `kv-server` under them (`member`), and eight
 //! experiments. What differs between two rows of a table is what the table is about, and nothing else.
 //!
 //! # How it is measured
