@@ -55,6 +55,13 @@ pub(crate) fn all(sections: &[Section]) -> Vec<Answer> {
 
 fn began(figures: &Figures<'_>) -> Option<String> {
     let times = |section: &str, above: &str, below: &str| figures.ratio(section, above, below);
+    if figures.get("1a", "rocksdb").is_none() {
+        let ratio = times("1a", "snapshot", "global-lock")?;
+        return Some(format!(
+            "RocksDB was not built into what ran here. On the analysis's mix the engine alone, snapshot does {ratio} x the \
+             operations of global-lock."
+        ));
+    }
     let alone = format!(
         "On the analysis's mix the engine alone, snapshot does {} x the operations of rocksdb at {} x of its CPU for each; \
          global-lock, with all its faults, does {} x those of rocksdb.",
