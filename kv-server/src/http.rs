@@ -8,6 +8,7 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, StatusCode, Uri, header};
+use kv_codec::command::AlarmKind;
 use serde_json::json;
 
 use crate::gateway;
@@ -36,17 +37,28 @@ pub(crate) fn peer_routes(core: &Arc<Core>) -> Router {
 #[derive(Debug, Default)]
 struct HealthQuery {
     serializable: bool,
+    /// Alarms that count for nothing.
+    exclude: Vec<String>,
 }
 
 impl HealthQuery {
     fn parse(pairs: &[(String, String)]) -> Self {
-        Self { serializable: pairs.iter().any(|(name, value)| name == "serializable" && value == "true") }
+        let values = |wanted| pairs.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value);
+        Self {
+            serializable: values("serializable").any(|value| value == "true"),
+            exclude: values("exclude").cloned().collect(),
+        }
     }
 }
 
-/// Healthy: there is a leader, and a read is answered.
+/// Healthy: no alarm is raised, there is a leader, and a read is answered.
 async fn health(State(core): State<Arc<Core>>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
-    let HealthQuery { serializable } = HealthQuery::parse(&pairs);
+    let HealthQuery { serializable, exclude } = HealthQuery::parse(&pairs);
+    for (kind, name) in [(AlarmKind::NoSpace, "NOSPACE"), (AlarmKind::Corrupt, "CORRUPT")] {
+        if core.views.load().alarms().is_raised(kind) && !exclude.iter().any(|excluded| excluded == name) {
+            return unhealthy(&format!("ALARM {name}"));
+        }
+    }
     if core.driver.status().numbers().leader == 0 && !serializable {
         return unhealthy("RAFT NO LEADER");
     }

@@ -14,7 +14,9 @@ use kv_server::proto::etcdserverpb::{
 use serde_json::Value;
 use tonic::Code;
 
-use crate::harness::{Clients, Process, Served, check_refused, get, http, keys, metric, poll, prefix, revision};
+use crate::harness::{
+    Clients, Process, Served, check_refused, get, http, http_get, keys, metric, poll, prefix, revision,
+};
 
 const NOSPACE: i32 = 1;
 const FULL: &str = "etcdserver: mvcc: database space exceeded";
@@ -39,9 +41,10 @@ fn small(key: &str) -> PutRequest {
     PutRequest { key: key.to_owned().into(), value: vec![1; 64].into(), ..Default::default() }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_raises_an_alarm_that_somebody_calls_off() {
     let served = Served::start(&["--quota-backend-bytes=53248"]).await;
+    let address = served.address;
     let mut clients = Clients::connect(served.address).await;
     let mut leases = LeaseClient::new(clients.channel.clone());
     assert!(alarms(&mut clients, 0, 0, 0).await.is_empty());
@@ -51,6 +54,9 @@ async fn a_full_store_raises_an_alarm_that_somebody_calls_off() {
     let [AlarmMember { member_id, alarm: NOSPACE }] = raised[..] else { panic!("{raised:?}") };
     let status = clients.maintenance.status(StatusRequest {}).await.unwrap().into_inner();
     assert_eq!(status.errors, [format!("memberID:{member_id} alarm:NOSPACE ")]);
+
+    assert_eq!(http_get(address, "/health").json()["reason"], "ALARM NOSPACE");
+    assert_eq!(http_get(address, "/health?exclude=NOSPACE").json()["health"], "true");
 
     // What would take room is refused, what reads or gives room is not.
     check_refused(clients.kv.put(small("small")).await, Code::ResourceExhausted, FULL);
