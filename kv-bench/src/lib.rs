@@ -5,6 +5,7 @@
 //!   had acknowledged.
 //! * [`lab`]: our engine, log and codec beside other designs, each alone.
 //! * [`million`]: one store of a million keys, from the first put to a restart: memory, pages, lists, stalls.
+//! * [`watch`]: how late changes come to those who watch, and what that costs.
 //! * [`wire`]: runs a real server, a control and rivals under the same clients, and compares what they cost.
 //!
 //! # What it is not
@@ -22,8 +23,15 @@
 //! * No process outlives its tool.
 
 pub mod crash;
+pub mod figures;
 pub mod lab;
+mod list;
 pub mod million;
+mod pace;
 mod process;
+mod pulse;
+pub mod race;
 mod target;
+pub mod watch;
+mod watching;
 pub mod wire;

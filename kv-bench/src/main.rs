@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use kv_bench::{crash, lab, million, wire};
+use kv_bench::figures::Report;
+use kv_bench::{crash, lab, million, watch, wire};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
@@ -24,6 +25,8 @@ enum Tool {
     Million(million::Options),
     /// Runs the analysis that kv answers: eight engines, eight experiments, one page.
     Lab(lab::Options),
+    /// Measures how late changes come to those who watch, and what that costs the server.
+    Watch(watch::Options),
     /// The control of `wire`: a map behind tonic, with no log and no disk.
     Control(wire::ControlOptions),
 }
@@ -91,11 +94,8 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             }
             println!("Report: {}, every round: {}", report.markdown_path.display(), report.json_path.display());
         }
-        Tool::Million(options) => {
-            let report = million::run(&options).await?;
-            println!("\n{}", report.markdown);
-            println!("Report: {}, figures: {}", report.markdown_path.display(), report.json_path.display());
-        }
+        Tool::Million(options) => show(&million::run(&options).await?),
+        Tool::Watch(options) => show(&watch::run(&options).await?),
         Tool::Lab(options) => {
             let written = lab::run(options).await?;
             for line in &written.not_built {
@@ -107,6 +107,11 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
         Tool::Control(options) => wire::control(options).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show(report: &Report) {
+    println!("\n{}", report.markdown);
+    println!("Report: {}, figures: {}", report.markdown_path.display(), report.json_path.display());
 }
 
 /// The first paragraph of clap's message, without its label.

@@ -44,7 +44,7 @@ enum Task {
 }
 
 /// The measuring tools of kv-bench.
-const BENCHES: [&str; 2] = ["wire", "million"];
+const BENCHES: [&str; 3] = ["wire", "million", "watch"];
 
 #[derive(clap::Args)]
 struct Passed {

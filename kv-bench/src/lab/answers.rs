@@ -1,7 +1,7 @@
 //! The six bottlenecks of the analysis, each answered with the figures of this report.
 
 use super::report::Section;
-use crate::wire::report::number;
+use crate::figures::number;
 
 /// A bottleneck and what was measured about it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::report::Chart;
 use super::rivals::OURS;
-use crate::wire::report::number;
+use crate::figures::number;
 
 /// Narrow, so that its words can be read on a phone.
 const WIDTH: u32 = 460;

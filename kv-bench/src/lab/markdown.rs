@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::answers::Answer;
 use super::report::Report;
-use crate::wire::report::table;
+use crate::figures::table;
 
 /// The text.
 #[must_use]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::rivals::OURS;
-use crate::wire::report::number;
-use crate::wire::stats::Figure;
+use crate::figures::Figure;
+use crate::figures::number;
 
 /// Everything that is known of one machine's runs: what `lab.json` holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,17 +5,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http::uri::PathAndQuery;
 use kv_server::proto::etcdserverpb::kv_client::KvClient;
 use kv_server::proto::etcdserverpb::{CompactionRequest, PutRequest, RangeRequest};
-use prost::Message;
 use tokio::task::JoinSet;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use crate::figures::{latencies, percentile_ms, record};
+use crate::list::list;
 use crate::target::Running;
 
 const CONNECTIONS: u32 = 8;
@@ -111,15 +110,23 @@ impl Client {
 
     /// Lists everything in one answer, which is not looked at; its bytes.
     pub(super) async fn list_all(&self) -> Result<usize> {
-        let mut grpc = tonic::client::Grpc::new(self.channels[0].clone()).max_decoding_message_size(usize::MAX);
-        grpc.ready().await.context("the connection")?;
         let request = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
-        let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
-        let answer = grpc.unary(tonic::Request::new(request), path, Uninspected).await.context("the list failed")?;
-        let bytes = answer.into_inner();
+        let bytes = list(&self.channels[0], request).await?;
         let wanted = self.keys.len() * self.pair_bytes();
         ensure!(bytes >= wanted, "a list of {bytes} bytes does not hold {wanted}");
         Ok(bytes)
+    }
+
+    /// Takes everything as a stream.
+    pub(super) async fn stream_all(&self) -> Result<()> {
+        let request = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+        let mut parts = self.kv().range_stream(request).await.context("the stream failed")?.into_inner();
+        let mut keys = 0;
+        while let Some(part) = parts.message().await.context("the stream broke off")? {
+            keys += part.range_response.map_or(0, |part| part.kvs.len());
+        }
+        ensure!(keys >= self.keys.len(), "a stream of {keys} keys does not hold {}", self.keys.len());
+        Ok(())
     }
 
     /// Compacts at the current revision and waits until what that hides is gone.
@@ -159,56 +166,17 @@ struct Times(Histogram<u64>);
 
 impl Times {
     fn new() -> Self {
-        Self(Histogram::new(3).expect("up to five digits are allowed"))
+        Self(latencies())
     }
 
     async fn time<T>(&mut self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
         let started = Instant::now();
         let answer = call.await?;
-        let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX >> 1);
-        self.0.record(took).expect("it grows to what it is given");
+        record(&mut self.0, started.elapsed());
         Ok(answer.into_inner())
     }
 
     fn median_ms(&self) -> f64 {
-        self.0.value_at_quantile(0.5) as f64 / 1e6
-    }
-}
-
-/// A message goes out as usual; what comes is thrown away but for its length.
-struct Uninspected;
-
-impl Codec for Uninspected {
-    type Encode = RangeRequest;
-    type Decode = usize;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Uninspected {
-    type Item = RangeRequest;
-    type Error = Status;
-
-    fn encode(&mut self, request: RangeRequest, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        request.encode(out).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for Uninspected {
-    type Item = usize;
-    type Error = Status;
-
-    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<usize>, Status> {
-        let bytes = message.remaining();
-        message.advance(bytes);
-        Ok(Some(bytes))
+        percentile_ms(&self.0, 50.0).unwrap_or_default()
     }
 }

@@ -4,8 +4,8 @@
 //! 1. Store the keys in random order, each once: memory, bytes that reached the device.
 //! 2. Kill it and start it again: what has to be read first. Ours goes on from its log alone here.
 //! 3. Read pages of 500 keys with their exact count, and ranges of ten keys beside the same ranges of a small store.
-//! 4. List everything in one answer, put every key anew, and compact: each while a small put is due every ten milliseconds, whether or
-//!    not the last one was answered. The worst of them tells whether anything stalls.
+//! 4. Stream everything (ours: etcd has no RangeStream before 3.7), list it in one answer, put every key anew, and compact: each while a
+//!    small put is due every ten milliseconds, whether or not the last one was answered. The worst of them tells whether anything stalls.
 //! 5. Ours once more with a snapshot after every entry: puts while it is written, and a restart from it.
 //! 6. The store of ours alone, in this process: a reader beside a writer of the same map, and beside a writer of another.
 //!
@@ -14,19 +14,18 @@
 //! * A page cache that still holds the files makes every restart faster than one after a cold start.
 
 mod load;
-mod pulse;
 mod readers;
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
 
+use crate::figures::{Figures, Report, Results, Row, percentile_ms};
 use crate::process::{device_bytes_written, reset_peak, rss_bytes};
-use crate::target::{self, Kind, Running, Target};
+use crate::pulse::Pulse;
+use crate::race::{Race, in_turn};
+use crate::target::{Kind, Running, Target};
 use load::Client;
-use pulse::Pulse;
 
 const KEYS_MAX: u32 = 20_000_000;
 const VALUE_BYTES_MAX: usize = 64 * 1024;
@@ -45,40 +44,15 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// The binary of kv-server.
-    #[arg(long, overrides_with = "server")]
-    pub server: PathBuf,
-    /// Another server to compare with, as `etcd=PATH`. May be given several times.
-    #[arg(long, value_name = "etcd=PATH")]
-    pub rival: Vec<String>,
+    /// Which servers run, and where the report goes.
+    #[command(flatten)]
+    pub race: Race,
     /// Keys of the store.
     #[arg(long, default_value_t = 1_000_000)]
     pub keys: u32,
     /// Bytes of a value.
     #[arg(long, value_name = "BYTES", default_value_t = 256)]
     pub value: usize,
-    /// Where the report goes; the servers' data lie there while they run.
-    #[arg(long, value_name = "DIR", default_value = "target/bench", overrides_with = "out")]
-    pub out: PathBuf,
-}
-
-/// One figure of one server.
-#[derive(Debug, Clone, PartialEq)]
-struct Row {
-    name: &'static str,
-    unit: &'static str,
-    value: Option<f64>,
-}
-
-/// What a run leaves behind.
-#[derive(Debug)]
-pub struct Report {
-    /// The table, as in [`Self::markdown_path`].
-    pub markdown: String,
-    /// Where the table lies.
-    pub markdown_path: PathBuf,
-    /// Where the figures lie.
-    pub json_path: PathBuf,
 }
 
 /// Runs the scenario on every server, one after the other, and writes the report.
@@ -89,45 +63,23 @@ pub async fn run(options: &Options) -> Result<Report> {
     let Options { keys, value, .. } = *options;
     ensure!((SMALL_KEYS..=KEYS_MAX).contains(&keys), "--keys is from {SMALL_KEYS} to {KEYS_MAX}, not {keys}");
     ensure!((1..=VALUE_BYTES_MAX).contains(&value), "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value}");
-    let mut targets = vec![Target::new(Kind::Kv, &options.server)?];
-    for path in target::rivals(&options.rival)? {
-        targets.push(Target::new(Kind::Etcd, &path)?);
-    }
-    target::tell_apart(&mut targets)?;
-    std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
+    let targets = options.race.prepare()?;
     let seed = fastrand::u64(..);
     eprintln!("kv-bench million: seed {seed}");
-    let mut results = Vec::new();
-    for target in &targets {
-        let rows = scenario(target, options, seed).await.with_context(|| target.name.clone())?;
-        results.push(rows);
-    }
-    write(options, &targets, &results, seed)
-}
-
-/// Collects the figures of one server and says each as it comes.
-struct Figures<'a> {
-    server: &'a str,
-    rows: Vec<Row>,
-}
-
-impl Figures<'_> {
-    fn add(&mut self, name: &'static str, unit: &'static str, value: impl Into<Option<f64>>) {
-        let value = value.into();
-        eprintln!("{:<12} {name}: {}", self.server, shown(value, unit));
-        self.rows.push(Row { name, unit, value });
-    }
+    let rounds = in_turn(&targets, 1, async |target| scenario(target, options, seed).await).await?;
+    let about = format!("{keys} keys, values of {value} B, stored in random order.");
+    Results { tool: "million", about, seed, targets: &targets, rounds: &rounds }.write(&options.race.out)
 }
 
 async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>> {
     let Options { keys, value, .. } = *options;
-    let mut figures = Figures { server: &target.name, rows: Vec::new() };
-    let small_directory = temporary(&options.out)?;
+    let mut figures = Figures::of(target);
+    let small_directory = options.race.directory()?;
     let small_server = target.start(small_directory.path(), &[]).await?;
     let small = Client::connect(&small_server, SMALL_KEYS, value, seed).await?;
     small.put_all().await?;
 
-    let directory = temporary(&options.out)?;
+    let directory = options.race.directory()?;
     let is_ours = target.kind == Kind::Kv;
     let flags = |entries: u64| if is_ours { vec![format!("--snapshot-count={entries}")] } else { Vec::new() };
     let (log_only, always) = (flags(u64::MAX >> 1), flags(1));
@@ -160,6 +112,18 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
 
     figures.add("worst put, nothing else", "ms", pulse_while(&server, tokio::time::sleep(QUIET)).await?.0);
     tokio::time::sleep(SETTLE).await;
+    if is_ours {
+        // Before the list, which leaves the process with memory to spare.
+        let before = rss_bytes(server.pid())?;
+        reset_peak(server.pid())?;
+        let started = Instant::now();
+        let (worst, streamed) = pulse_while(&server, client.stream_all()).await?;
+        streamed?;
+        figures.add("stream of all keys", "s", started.elapsed().as_secs_f64());
+        let extra = server.counters()?.rss_bytes_peak.saturating_sub(before);
+        figures.add("memory it takes beside the store, streamed", "MiB", extra as f64 / MIB);
+        figures.add("worst put during the stream", "ms", worst);
+    }
     let before = rss_bytes(server.pid())?;
     reset_peak(server.pid())?;
     let started = Instant::now();
@@ -188,68 +152,15 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
         let ratio = tokio::task::spawn_blocking(move || readers::ratio(keys, value, seed)).await;
         figures.add(READERS, "x", ratio.context("the readers were interrupted")??);
     }
-    Ok(figures.rows)
+    Ok(figures.finish())
 }
 
 const RESTART: &str = "restart to first read";
 const READERS: &str = "a reader's speed while the map it reads is written, to another one";
 
-fn temporary(out: &Path) -> Result<tempfile::TempDir> {
-    // Beside the report and not in /tmp, which may be memory, where a sync costs nothing.
-    let directory = tempfile::Builder::new().prefix("million-").tempdir_in(out);
-    directory.with_context(|| format!("making a directory in {}", out.display()))
-}
-
 /// The worst put in milliseconds while `work` went on, and what came of the work.
 async fn pulse_while<T>(server: &Running, work: impl Future<Output = T>) -> Result<(f64, T)> {
     let pulse = Pulse::start(server)?;
     let done = work.await;
-    Ok((pulse.stop()?.as_secs_f64() * 1_000.0, done))
-}
-
-fn shown(value: Option<f64>, unit: &str) -> String {
-    match value {
-        None => "-".to_owned(),
-        Some(value) if value >= 100.0 => format!("{value:.0} {unit}"),
-        Some(value) => format!("{value:.2} {unit}"),
-    }
-}
-
-fn write(options: &Options, targets: &[Target], results: &[Vec<Row>], seed: u64) -> Result<Report> {
-    let markdown = markdown(options, targets, results);
-    let servers = targets.iter().zip(results).map(|(target, rows)| {
-        let rows: Vec<_> =
-            rows.iter().map(|row| json!({"figure": row.name, "unit": row.unit, "value": row.value})).collect();
-        json!({"server": target.name, "about": target.about, "figures": rows})
-    });
-    let json = json!({
-        "seed": seed,
-        "keys": options.keys,
-        "value_bytes": options.value,
-        "servers": servers.collect::<Vec<_>>(),
-    });
-    let (markdown_path, json_path) = (options.out.join("million.md"), options.out.join("million.json"));
-    for (path, text) in [(&markdown_path, &markdown), (&json_path, &format!("{json:#}"))] {
-        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(Report { markdown, markdown_path, json_path })
-}
-
-fn markdown(options: &Options, targets: &[Target], results: &[Vec<Row>]) -> String {
-    let mut text = format!("{} keys, values of {} B, stored in random order.\n", options.keys, options.value);
-    for target in targets {
-        text += &format!("* {}: {}\n", target.name, target.about);
-    }
-    text += "\n| figure |";
-    targets.iter().for_each(|target| text += &format!(" {} |", target.name));
-    text += "\n| --- |";
-    targets.iter().for_each(|_| text += " --- |");
-    text.push('\n');
-    // Ours has every row.
-    for row in &results[0] {
-        let values = results.iter().map(|rows| rows.iter().find(|other| other.name == row.name));
-        let cells = values.map(|found| shown(found.and_then(|row| row.value), row.unit));
-        text += &format!("| {} | {} |\n", row.name, cells.collect::<Vec<_>>().join(" | "));
-    }
-    text
+    Ok((percentile_ms(&pulse.stop()?, 100.0).context("not one put of the pulse was answered")?, done))
 }

@@ -19,8 +19,8 @@
 mod control;
 mod load;
 mod options;
-pub(crate) mod report;
-pub(crate) mod stats;
+mod report;
+mod stats;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +34,8 @@ use report::{Results, Server};
 use stats::Sample;
 
 use crate::process;
-use crate::target::{self, Kind, Target};
+use crate::race::Race;
+use crate::target::{Kind, Target};
 
 /// Untimed load before each round: connections, caches and the server's threads settle.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -58,8 +59,8 @@ pub struct Report {
 /// Options that make no sense, a program that is not there or does not start, an operation that fails.
 pub async fn run(options: &Options, kv_bench: &Path) -> Result<Report> {
     let workloads = options.workloads()?;
-    let targets = targets(options, kv_bench)?;
-    std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
+    let mut targets = options.race.prepare()?;
+    targets.push(Target::new(Kind::Control, kv_bench)?);
     let seed = fastrand::u64(..);
     eprintln!("kv-bench wire: seed {seed}");
 
@@ -68,7 +69,7 @@ pub async fn run(options: &Options, kv_bench: &Path) -> Result<Report> {
         let mut servers = vec![Vec::new(); targets.len()];
         for round in 1..=options.rounds {
             for (target, rounds) in targets.iter().zip(&mut servers) {
-                let sample = one_round(target, &workload, &options.out, seed).await;
+                let sample = one_round(target, &workload, &options.race, seed).await;
                 let sample = sample.with_context(|| format!("{} under {}", target.name, workload.name))?;
                 let (name, total, speed) = (&workload.name, options.rounds, sample.operations_per_second);
                 eprintln!("{name} {round}/{total}  {:<14} {speed:>9.0} operations/s", target.name);
@@ -86,24 +87,12 @@ pub async fn run(options: &Options, kv_bench: &Path) -> Result<Report> {
         runs,
     };
     let compared = targets.iter().any(|target| target.kind == Kind::Etcd);
-    write(&results, &options.out, compared)
+    write(&results, &options.race.out, compared)
 }
 
-/// Ours, the rivals, and the control at the end.
-fn targets(options: &Options, kv_bench: &Path) -> Result<Vec<Target>> {
-    let mut targets = vec![Target::new(Kind::Kv, &options.server)?];
-    for path in options.rivals()? {
-        targets.push(Target::new(Kind::Etcd, &path)?);
-    }
-    targets.push(Target::new(Kind::Control, kv_bench)?);
-    target::tell_apart(&mut targets)?;
-    Ok(targets)
-}
-
-async fn one_round(target: &Target, workload: &Workload, out: &Path, seed: u64) -> Result<Sample> {
-    // Beside the report and not in /tmp, which may be memory, where a sync costs nothing. Dropped after the server.
-    let directory = tempfile::Builder::new().prefix("wire-").tempdir_in(out);
-    let directory = directory.with_context(|| format!("making a directory in {}", out.display()))?;
+async fn one_round(target: &Target, workload: &Workload, race: &Race, seed: u64) -> Result<Sample> {
+    // Dropped after the server.
+    let directory = race.directory()?;
     let server = target.start(directory.path(), &[]).await?;
     let load = Load::new(workload, server.connect(workload.connections).await?, seed);
     load.fill().await?;

@@ -1,10 +1,8 @@
 //! The command line, and what it asks for: workloads and rivals.
 
-use std::path::PathBuf;
-
 use anyhow::{Result, bail, ensure};
 
-use crate::target::rivals;
+use crate::race::Race;
 
 /// Clients at once: each is a task with one request in flight.
 const CLIENTS_MAX: u32 = 10_000;
@@ -24,12 +22,9 @@ const RATE_MAX: u32 = 10_000_000;
 /// What to run. What is left out comes from the presets.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// The binary of kv-server.
-    #[arg(long, overrides_with = "server")]
-    pub server: PathBuf,
-    /// Another server to compare with, as `etcd=PATH`. May be given several times.
-    #[arg(long, value_name = "etcd=PATH")]
-    pub rival: Vec<String>,
+    /// Which servers run, and where the report goes.
+    #[command(flatten)]
+    pub race: Race,
     /// mixed, reads, writes, single, many or ranges; several with commas. Without it: mixed, reads, writes, single.
     #[arg(long, value_delimiter = ',')]
     pub preset: Vec<String>,
@@ -58,9 +53,6 @@ pub struct Options {
     /// Rounds of each workload; the servers take turns.
     #[arg(long, default_value_t = 3)]
     pub rounds: u32,
-    /// Where the report goes; the servers' data lie there while they run.
-    #[arg(long, value_name = "DIR", default_value = "target/bench", overrides_with = "out")]
-    pub out: PathBuf,
 }
 
 /// What the clients do.
@@ -145,14 +137,6 @@ impl Options {
         workload.check()?;
         Ok(workload)
     }
-
-    /// The rivals: path by path, in order.
-    ///
-    /// # Errors
-    /// A rival of an unknown kind, or one that is no file.
-    pub fn rivals(&self) -> Result<Vec<PathBuf>> {
-        rivals(&self.rival)
-    }
 }
 
 impl Workload {
@@ -206,6 +190,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::target::rivals;
 
     #[derive(Parser)]
     struct Line {
@@ -273,7 +258,7 @@ mod tests {
 
     #[test]
     fn rivals_are_known_and_there() {
-        let rivals = |line: &str| options(line).rivals().map_err(|error| error.to_string());
+        let rivals = |line: &str| rivals(&options(line).race.rival).map_err(|error| error.to_string());
         assert!(rivals("--rival consul=/bin/sh").unwrap_err().contains("unknown rival \"consul\""));
         assert!(rivals("--rival etcd").unwrap_err().contains("needs a path"));
         assert!(rivals("--rival etcd=/no/such/etcd").unwrap_err().contains("no program at /no/such/etcd"));

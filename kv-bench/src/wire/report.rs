@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::options::Workload;
-use super::stats::{Figure, Sample, Summary};
+use super::stats::{Sample, Summary};
+use crate::figures::{Figure, nothing, number, ratio, spread, table};
 
 /// A server, as the report shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,67 +172,9 @@ fn sample_json(sample: &Sample) -> Value {
     })
 }
 
-/// A Markdown table, its columns aligned so that it reads well as plain text too.
-pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([head[column].chars().count(), 3]).max().unwrap_or(3)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut text = String::new();
-    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
-        for (cell, width) in cells.zip(&widths) {
-            let _ = write!(text, "| {cell:<width$} ");
-        }
-        text.push_str("|\n");
-    };
-    line(&mut head.iter().copied());
-    let rules: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
-    line(&mut rules.iter().map(String::as_str));
-    for row in rows {
-        line(&mut row.iter().map(String::as_str));
-    }
-    text
-}
-
-fn nothing() -> String {
-    "-".into()
-}
-
-fn spread(Figure { median, lowest, highest }: Figure) -> String {
-    format!("{} ({}-{})", number(median), number(lowest), number(highest))
-}
-
 fn latencies(us: Option<[Figure; 3]>) -> String {
     let ms = |figure: Figure| number(figure.median / 1000.0);
     us.map_or_else(nothing, |[p50, p99, p999]| format!("{} / {} / {}", ms(p50), ms(p99), ms(p999)))
-}
-
-/// Ours divided by theirs.
-fn ratio(ours: Option<Figure>, theirs: Option<Figure>) -> String {
-    match (ours, theirs) {
-        (Some(ours), Some(theirs)) if theirs.median > 0.0 => format!("{:.2} x", ours.median / theirs.median),
-        _ => nothing(),
-    }
-}
-
-/// About three digits; large numbers whole, with a comma at the thousands.
-pub(crate) fn number(value: f64) -> String {
-    if value < 10.0 {
-        return format!("{value:.2}");
-    }
-    if value < 100.0 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -262,19 +205,6 @@ mod tests {
             seed: 5,
             runs: vec![(workload, vec![ours, rival])],
         }
-    }
-
-    #[test]
-    fn numbers_have_about_three_digits() {
-        let text = [0.0, 0.2604, 9.994, 12.34, 99.94, 100.4, 999.6, 64_700.0, 1_234_567.0].map(number);
-        assert_eq!(text, ["0.00", "0.26", "9.99", "12.3", "99.9", "100", "1,000", "64,700", "1,234,567"]);
-    }
-
-    #[test]
-    fn a_table_is_aligned() {
-        let rows = vec![vec!["x".to_owned(), "longer".to_owned()], vec!["yyyy".to_owned(), String::new()]];
-        let expect = "| a    | b      |\n| ---- | ------ |\n| x    | longer |\n| yyyy |        |\n";
-        assert_eq!(table(&["a", "b"], &rows), expect);
     }
 
     #[test]

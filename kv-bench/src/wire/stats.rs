@@ -5,6 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::load::Outcome;
+use crate::figures::Figure;
 use crate::process::Counters;
 
 /// What one round of one server measured.
@@ -23,14 +24,6 @@ pub(super) struct Sample {
     pub(super) dirtied_ratio: Option<f64>,
     /// Operations of the schedule that were never started.
     pub(super) unsent: u64,
-}
-
-/// A median and the extremes around it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Figure {
-    pub(crate) median: f64,
-    pub(crate) lowest: f64,
-    pub(crate) highest: f64,
 }
 
 /// The rounds of one server under one workload.
@@ -60,19 +53,6 @@ impl Sample {
             dirtied_ratio: (acknowledged > 0.0).then(|| written / acknowledged),
             unsent: outcome.unsent,
         }
-    }
-}
-
-impl Figure {
-    /// The median of the values and their extremes; nothing of no values.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        let (lowest, highest) = (*values.first()?, *values.last()?);
-        let middle = values.len() / 2;
-        let median =
-            if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
-        Some(Self { median, lowest, highest })
     }
 }
 
@@ -116,18 +96,6 @@ pub(super) mod tests {
             dirtied_ratio: Some(3.0),
             unsent: 0,
         }
-    }
-
-    #[test]
-    fn a_figure_is_the_median_between_the_extremes() {
-        let figure = |values: &[f64]| {
-            let Figure { median, lowest, highest } = Figure::of(values.iter().copied()).unwrap();
-            [median, lowest, highest]
-        };
-        assert_eq!(figure(&[3.0, 1.0, 2.0]), [2.0, 1.0, 3.0]);
-        assert_eq!(figure(&[100.0, 1.0]), [50.5, 1.0, 100.0]);
-        assert_eq!(figure(&[7.0]), [7.0; 3]);
-        assert_eq!(Figure::of([]), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use kv_raft::SyncMode;
 
+use crate::figures::number;
 use crate::lab::Lab;
 use crate::lab::engine::{Engine, fill};
 use crate::lab::load::{Keys, Role, Sample, Target, run as run_clients, value};
@@ -10,7 +11,6 @@ use crate::lab::member::Setup;
 use crate::lab::path::{Path, Switches};
 use crate::lab::report::{Chart, Section, Table, spread};
 use crate::lab::rivals::{OURS, RIVALS, Snapshot};
-use crate::wire::report::number;
 
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 256;
@@ -89,7 +89,7 @@ fn one_mix(lab: &Lab, section: &mut Section, mix: &str, gets: u32) -> Result<()>
         let ours = |what: &str| section.figures.get(&format!("{mix}.{OURS}{what}")).copied().unwrap_or(1.0);
         let put = |index: usize| {
             let rounds: Vec<f64> = rounds.iter().filter_map(|sample| Some(sample.put_us?[index])).collect();
-            crate::wire::stats::Figure::of(rounds).map_or_else(|| "-".into(), |figure| number(figure.median))
+            crate::figures::Figure::of(rounds).map_or_else(|| "-".into(), |figure| number(figure.median))
         };
         table.rows.push(vec![
             variant.name.to_owned(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kv_codec::command::BatchBuilder;
 
+use crate::figures::number;
 use crate::lab::clock::ns_per_call;
 use crate::lab::engine::{Write, fill};
 use crate::lab::load::{Keys, Role, Target, run as run_clients, value};
@@ -13,7 +14,6 @@ use crate::lab::path::{Path, Switches};
 use crate::lab::report::{Chart, Section, Table, spread};
 use crate::lab::rivals::{OURS, Snapshot};
 use crate::lab::{Entrant, Lab};
-use crate::wire::report::number;
 
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 256;

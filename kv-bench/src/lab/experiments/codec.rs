@@ -13,13 +13,13 @@ use kv_store::{Members, SnapshotLoader, Store, View};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use crate::figures::number;
 use crate::lab::Lab;
 use crate::lab::clock::ns_per_call;
 use crate::lab::engine::Write;
 use crate::lab::load::{Keys, value};
 use crate::lab::path::Operation;
 use crate::lab::report::{Chart, Section, Table, spread};
-use crate::wire::report::number;
 
 const ROUND: Duration = Duration::from_millis(100);
 const QUICK_ROUND: Duration = Duration::from_millis(2);

@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::figures::Figure;
+use crate::figures::number;
 use crate::lab::Lab;
 use crate::lab::report::{Chart, Section, Table, spread};
-use crate::wire::report::number;
-use crate::wire::stats::Figure;
 
 /// How a build without it says so.
 pub(crate) const RAFT_ENGINE_NOT_BUILT: &str = "raft-engine is not built: `cargo xtask bench lab --features raft-engine`; it needs \

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::figures::Figure;
+use crate::figures::number;
 use crate::lab::engine::fill;
 use crate::lab::load::{KINDS, Keys, Role, Sample, Target, run, value};
 use crate::lab::member::Setup;
@@ -11,8 +13,6 @@ use crate::lab::path::Path;
 use crate::lab::report::{Chart, Section, Table, spread, standing};
 use crate::lab::rivals::{OURS, Rival};
 use crate::lab::{Entrant, Lab};
-use crate::wire::report::number;
-use crate::wire::stats::Figure;
 
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 256;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::figures::number;
 use crate::lab::clock::ns_per_call;
 use crate::lab::engine::{Found, fill};
 use crate::lab::load::{Keys, value};
 use crate::lab::report::{Chart, Section, Table, spread, standing};
 use crate::lab::{Entrant, Lab};
-use crate::wire::report::number;
 
 const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const QUICK_SIZES: [usize; 2] = [1_000, 10_000];

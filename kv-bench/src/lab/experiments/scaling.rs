@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::figures::number;
 use crate::lab::engine::fill;
 use crate::lab::load::{GET, Keys, Role, Sample, Target, run as run_clients, value};
 use crate::lab::path::{Path, Switches};
 use crate::lab::report::{Chart, Section, Table, spread, standing};
 use crate::lab::{Entrant, Lab};
-use crate::wire::report::number;
 
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 256;

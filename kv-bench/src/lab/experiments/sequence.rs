@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::figures::number;
 use crate::lab::Lab;
 use crate::lab::path::Sequence;
 use crate::lab::report::{Section, Table, spread};
-use crate::wire::report::number;
 
 const THREADS: [usize; 4] = [1, 2, 8, 30];
 /// Numbers that all threads of a round draw together.

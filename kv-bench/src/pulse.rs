@@ -1,4 +1,4 @@
-//! A small put every ten milliseconds, and the slowest of them.
+//! A small put every ten milliseconds, and how long each took.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use hdrhistogram::Histogram;
 use kv_server::proto::etcdserverpb::PutRequest;
 use kv_server::proto::etcdserverpb::kv_client::KvClient;
 use tokio::task::JoinSet;
 
+use crate::figures::{latencies, record};
 use crate::target::Running;
 
 const EVERY: Duration = Duration::from_millis(10);
@@ -17,19 +19,19 @@ const EVERY: Duration = Duration::from_millis(10);
 const KEY: &str = "pulse";
 
 /// Puts on a schedule, on a thread and a connection of their own: what the other clients are busy with holds none of them up.
-pub(super) struct Pulse {
+pub(crate) struct Pulse {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Duration>>,
+    thread: JoinHandle<Result<Histogram<u64>>>,
 }
 
 impl Pulse {
-    pub(super) fn start(server: &Running) -> Result<Self> {
+    pub(crate) fn start(server: &Running) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, endpoint) = (Arc::clone(&stop), server.endpoint());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
         let beat = async move {
             let kv = KvClient::new(endpoint.connect().await.context("connecting to the server")?);
-            let (mut puts, mut worst) = (JoinSet::new(), Duration::ZERO);
+            let (mut puts, mut times) = (JoinSet::new(), latencies());
             let mut due = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
                 tokio::time::sleep_until(due.into()).await;
@@ -41,20 +43,20 @@ impl Pulse {
                 });
                 due += EVERY;
                 while let Some(done) = puts.try_join_next() {
-                    worst = worst.max(done.context("a put panicked")?.context("a put of the pulse failed")?);
+                    record(&mut times, done.context("a put panicked")?.context("a put of the pulse failed")?);
                 }
             }
             while let Some(done) = puts.join_next().await {
-                worst = worst.max(done.context("a put panicked")?.context("a put of the pulse failed")?);
+                record(&mut times, done.context("a put panicked")?.context("a put of the pulse failed")?);
             }
-            Ok(worst)
+            Ok(times)
         };
         let thread = std::thread::spawn(move || runtime.block_on(beat));
         Ok(Self { stop, thread })
     }
 
-    /// The slowest put.
-    pub(super) fn stop(self) -> Result<Duration> {
+    /// How long its puts took, in nanoseconds.
+    pub(crate) fn stop(self) -> Result<Histogram<u64>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the pulse panicked"))?
     }

@@ -1,0 +1,62 @@
+//! What every tool that compares servers is told, and how the servers take turns.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::figures::Row;
+use crate::target::{self, Kind, Target};
+
+/// Which servers run, and where the report goes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Race {
+    /// The binary of kv-server.
+    #[arg(long, overrides_with = "server")]
+    pub server: PathBuf,
+    /// Another server to compare with, as `etcd=PATH`. May be given several times.
+    #[arg(long, value_name = "etcd=PATH")]
+    pub rival: Vec<String>,
+    /// Where the report goes; the servers' data lie there while they run.
+    #[arg(long, value_name = "DIR", default_value = "target/bench", overrides_with = "out")]
+    pub out: PathBuf,
+}
+
+impl Race {
+    /// Ours and the rivals, and the directory for the report.
+    ///
+    /// # Errors
+    /// A program that is not there or is none of them, a directory that cannot be made.
+    pub(crate) fn prepare(&self) -> Result<Vec<Target>> {
+        let mut targets = vec![Target::new(Kind::Kv, &self.server)?];
+        for path in target::rivals(&self.rival)? {
+            targets.push(Target::new(Kind::Etcd, &path)?);
+        }
+        target::tell_apart(&mut targets)?;
+        std::fs::create_dir_all(&self.out).with_context(|| format!("making {}", self.out.display()))?;
+        Ok(targets)
+    }
+
+    /// A new directory for a server, removed when it is dropped.
+    pub(crate) fn directory(&self) -> Result<TempDir> {
+        // Beside the report and not in /tmp, which may be memory, where a sync costs nothing.
+        let directory = tempfile::Builder::new().prefix("server-").tempdir_in(&self.out);
+        directory.with_context(|| format!("making a directory in {}", self.out.display()))
+    }
+}
+
+/// The figures of each target's rounds. The targets take turns (A B A B ...), so that a slow spell of the machine hits all of them.
+pub(crate) async fn in_turn(
+    targets: &[Target],
+    rounds: u32,
+    round: impl AsyncFn(&Target) -> Result<Vec<Row>>,
+) -> Result<Vec<Vec<Vec<Row>>>> {
+    let mut results = vec![Vec::new(); targets.len()];
+    for number in 1..=rounds {
+        for (target, results) in targets.iter().zip(&mut results) {
+            let rows = round(target).await;
+            results.push(rows.with_context(|| format!("{}, round {number}", target.name))?);
+        }
+    }
+    Ok(results)
+}
