@@ -55,7 +55,8 @@ pub(crate) struct Results<'a> {
     pub(crate) tool: &'static str,
     /// A sentence about what was run.
     pub(crate) about: String,
-    pub(crate) seed: u64,
+    /// Of what was random.
+    pub(crate) seed: Option<u64>,
     /// Ours first.
     pub(crate) targets: &'a [Target],
     /// For each target the figures of its rounds. A round of ours has every figure.

@@ -4,6 +4,7 @@
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
 //! * [`lab`]: our engine, log and codec beside other designs, each alone.
+//! * [`leases`]: leases that end all at once, and leases that are kept alive.
 //! * [`million`]: one store of a million keys, from the first put to a restart: memory, pages, lists, stalls.
 //! * [`watch`]: how late changes come to those who watch, and what that costs.
 //! * [`wire`]: runs a real server, a control and rivals under the same clients, and compares what they cost.
@@ -25,6 +26,7 @@
 pub mod crash;
 pub mod figures;
 pub mod lab;
+pub mod leases;
 mod list;
 pub mod million;
 mod pace;

@@ -1,4 +1,4 @@
-//! A small put every ten milliseconds, and how long each took.
+//! A small put at regular intervals, and how long each took.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 use crate::figures::{latencies, record};
 use crate::target::Running;
 
-const EVERY: Duration = Duration::from_millis(10);
 /// Sorts behind every key of the store.
 const KEY: &str = "pulse";
 
@@ -25,7 +24,7 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    pub(crate) fn start(server: &Running) -> Result<Self> {
+    pub(crate) fn start(server: &Running, every: Duration) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, endpoint) = (Arc::clone(&stop), server.endpoint());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
@@ -41,7 +40,7 @@ impl Pulse {
                     let put = PutRequest { key: KEY.into(), value: "beat".into(), ..Default::default() };
                     kv.put(put).await.map(|_| due.elapsed())
                 });
-                due += EVERY;
+                due += every;
                 while let Some(done) = puts.try_join_next() {
                     record(&mut times, done.context("a put panicked")?.context("a put of the pulse failed")?);
                 }

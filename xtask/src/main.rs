@@ -44,7 +44,7 @@ enum Task {
 }
 
 /// The measuring tools of kv-bench.
-const BENCHES: [&str; 3] = ["wire", "million", "watch"];
+const BENCHES: [&str; 4] = ["wire", "million", "watch", "leases"];
 
 #[derive(clap::Args)]
 struct Passed {

@@ -37,6 +37,8 @@ const PAGE_KEYS: i64 = 500;
 const RANGE_KEYS: usize = 10;
 /// How long nothing but the pulse goes on, for the machine's own worst.
 const QUIET: Duration = Duration::from_secs(5);
+/// Between two puts of the pulse.
+const PULSE: Duration = Duration::from_millis(10);
 /// Memory settles, and what is idle gets idle.
 const SETTLE: Duration = Duration::from_secs(1);
 const MIB: f64 = 1024.0 * 1024.0;
@@ -68,7 +70,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     eprintln!("kv-bench million: seed {seed}");
     let rounds = in_turn(&targets, 1, async |target| scenario(target, options, seed).await).await?;
     let about = format!("{keys} keys, values of {value} B, stored in random order.");
-    Results { tool: "million", about, seed, targets: &targets, rounds: &rounds }.write(&options.race.out)
+    Results { tool: "million", about, seed: Some(seed), targets: &targets, rounds: &rounds }.write(&options.race.out)
 }
 
 async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>> {
@@ -160,7 +162,7 @@ const READERS: &str = "a reader's speed while the map it reads is written, to an
 
 /// The worst put in milliseconds while `work` went on, and what came of the work.
 async fn pulse_while<T>(server: &Running, work: impl Future<Output = T>) -> Result<(f64, T)> {
-    let pulse = Pulse::start(server)?;
+    let pulse = Pulse::start(server, PULSE)?;
     let done = work.await;
     Ok((percentile_ms(&pulse.stop()?, 100.0).context("not one put of the pulse was answered")?, done))
 }

@@ -102,7 +102,7 @@ pub async fn run(options: &Options) -> Result<Report> {
          {VALUE_BYTES} B a second for {secs} s, and {WRITERS} writers flat out for {secs} s. Hard: {HARD_STREAMS} watchers of one prefix, \
          {rate} puts of {HARD_VALUE_BYTES} B a second, a stream that is never read, {LISTERS} clients that list 5 MB all the time."
     );
-    Results { tool: "watch", about, seed: 0, targets: &targets, rounds: &results }.write(&options.race.out)
+    Results { tool: "watch", about, seed: None, targets: &targets, rounds: &results }.write(&options.race.out)
 }
 
 /// The names of the figures of one load.
