@@ -4,6 +4,7 @@
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
 //! * [`lab`]: our engine, log and codec beside other designs, each alone.
+//! * [`kube`]: how many nodes of a Kubernetes cluster a server holds.
 //! * [`leases`]: leases that end all at once, and leases that are kept alive.
 //! * [`million`]: one store of a million keys, from the first put to a restart: memory, pages, lists, stalls.
 //! * [`watch`]: how late changes come to those who watch, and what that costs.
@@ -23,9 +24,11 @@
 //! * An answer that did not come is *unknown*, never *failed*: the checkers allow both fates.
 //! * No process outlives its tool.
 
+mod audience;
 pub mod crash;
 pub mod figures;
 pub mod lab;
+pub mod kube;
 pub mod leases;
 mod list;
 pub mod million;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kv_bench::figures::Report;
-use kv_bench::{crash, lab, leases, million, watch, wire};
+use kv_bench::{crash, kube, lab, leases, million, watch, wire};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
@@ -25,6 +25,8 @@ enum Tool {
     Million(million::Options),
     /// Runs the analysis that kv answers: eight engines, eight experiments, one page.
     Lab(lab::Options),
+    /// Looks for how many nodes of a Kubernetes cluster a server holds.
+    Kube(kube::Options),
     /// Measures leases that end all at once, and leases that are kept alive.
     Leases(leases::Options),
     /// Measures how late changes come to those who watch, and what that costs the server.
@@ -97,6 +99,7 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             println!("Report: {}, every round: {}", report.markdown_path.display(), report.json_path.display());
         }
         Tool::Million(options) => show(&million::run(&options).await?),
+        Tool::Kube(options) => show(&kube::run(&options).await?),
         Tool::Leases(options) => show(&leases::run(&options).await?),
         Tool::Watch(options) => show(&watch::run(&options).await?),
         Tool::Lab(options) => {

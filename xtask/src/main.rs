@@ -44,7 +44,7 @@ enum Task {
 }
 
 /// The measuring tools of kv-bench.
-const BENCHES: [&str; 4] = ["wire", "million", "watch", "leases"];
+const BENCHES: [&str; 5] = ["wire", "million", "watch", "leases", "kube"];
 
 #[derive(clap::Args)]
 struct Passed {

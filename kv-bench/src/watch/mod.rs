@@ -14,7 +14,6 @@
 //! * The client decodes every change on the same cores. With many watchers of one prefix it costs more than either server.
 //! * CPU is the server's alone, all of it: the puts' too, which with one watcher for each key is most of it.
 
-mod audience;
 mod writers;
 
 use std::sync::Arc;
@@ -27,13 +26,13 @@ use kv_server::proto::etcdserverpb::kv_client::KvClient;
 use kv_server::proto::etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest};
 use tokio::task::JoinSet;
 
+use crate::audience::{Audience, Shared};
 use crate::figures::{Figures, Report, Results, Row, percentile_ms};
 use crate::list::list;
 use crate::process::rss_bytes;
 use crate::race::{Race, in_turn};
 use crate::target::{Running, Target};
 use crate::watching::{Watching, of_key, of_range};
-use audience::{Audience, Shared};
 use writers::{WRITERS, Writers};
 
 const STREAMS_MAX: u32 = 2_000;

@@ -11,7 +11,7 @@ use kv_server::proto::etcdserverpb::kv_client::KvClient;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use super::audience::{NOBODY, Shared};
+use crate::audience::{NOBODY, Shared};
 use crate::pace::{Pace, Schedule, all};
 
 /// Writers at once, on a schedule or flat out.

@@ -23,18 +23,18 @@ const POLL_EVERY: Duration = Duration::from_millis(1);
 /// Bytes at the start of a value that say when it was due, and who puts it.
 const STAMP_BYTES: usize = 8 + 4;
 /// Instead of a writer, where nobody waits.
-pub(super) const NOBODY: u32 = u32::MAX;
+pub(crate) const NOBODY: u32 = u32::MAX;
 
 /// Where a writer waits for its change to reach everybody.
 #[derive(Debug, Default)]
-pub(super) struct Delivery {
+pub(crate) struct Delivery {
     missing: AtomicU32,
     complete: Notify,
 }
 
 /// What streams and writers share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     /// What times are counted from.
     origin: Instant,
     /// One for each writer.
@@ -43,21 +43,21 @@ pub(super) struct Shared {
 
 /// The streams, each with its watchers. Dropping it ends them.
 #[derive(Debug)]
-pub(super) struct Audience {
-    pub(super) shared: Arc<Shared>,
+pub(crate) struct Audience {
+    pub(crate) shared: Arc<Shared>,
     /// Delays in nanoseconds: from when a change was due to when a stream had it.
     heard: Vec<Arc<Mutex<Histogram<u64>>>>,
     listeners: JoinSet<Result<()>>,
 }
 
 impl Shared {
-    pub(super) fn new(writers: u32) -> Arc<Self> {
+    pub(crate) fn new(writers: u32) -> Arc<Self> {
         let deliveries = (0..writers).map(|_| Delivery::default()).collect();
         Arc::new(Self { origin: Instant::now(), deliveries })
     }
 
     /// A value of `bytes` bytes that was due at `due`.
-    pub(super) fn value(&self, due: Instant, writer: u32, bytes: usize) -> Bytes {
+    pub(crate) fn value(&self, due: Instant, writer: u32, bytes: usize) -> Bytes {
         let mut value = BytesMut::zeroed(bytes.max(STAMP_BYTES));
         let ns = due.saturating_duration_since(self.origin).as_nanos();
         (&mut value[..]).put_u64(u64::try_from(ns).unwrap_or(u64::MAX));
@@ -66,12 +66,12 @@ impl Shared {
     }
 
     /// The next change of `writer` goes to so many watchers.
-    pub(super) fn expect(&self, writer: u32, watchers: u32) {
+    pub(crate) fn expect(&self, writer: u32, watchers: u32) {
         self.deliveries[writer as usize].missing.store(watchers, Ordering::Release);
     }
 
     /// Waits until it has come to all of them.
-    pub(super) async fn delivered(&self, writer: u32) {
+    pub(crate) async fn delivered(&self, writer: u32) {
         self.deliveries[writer as usize].complete.notified().await;
     }
 
@@ -90,7 +90,7 @@ impl Shared {
 
 impl Audience {
     /// Opens a stream for each list of watchers, over the connections in turn.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         channels: &[Channel],
         streams: Vec<Vec<WatchCreateRequest>>,
         shared: &Arc<Shared>,
@@ -128,7 +128,7 @@ impl Audience {
     }
 
     /// All delays since it was last asked, once there are `wanted`.
-    pub(super) async fn take(&mut self, wanted: u64) -> Result<Histogram<u64>> {
+    pub(crate) async fn take(&mut self, wanted: u64) -> Result<Histogram<u64>> {
         let deadline = Instant::now() + DELIVERED_WITHIN;
         while self.count() < wanted {
             if let Some(ended) = self.listeners.try_join_next() {
@@ -154,7 +154,7 @@ impl Audience {
     }
 
     /// Ends all watchers.
-    pub(super) async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         self.listeners.shutdown().await;
     }
 }
