@@ -38,6 +38,7 @@ enum Task {
     Campaign(campaign::Options),
     /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
     /// `bench million ...` with a large store; `bench lab [--quick] ...` its parts beside other designs.
+    /// `bench million ...` with a large store; `bench watch`, `bench leases`, `bench kube`: see docs/benchmarks.
     Bench(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
     Clients,

@@ -143,8 +143,9 @@ impl Cluster {
         around.spawn(async move { cluster.compact_for_ever().await });
 
         let (before, start) = (server.counters()?, Instant::now());
-        let per_second = self.nodes.len() as f64 * f64::from(self.speed) / PERIOD.as_secs_f64();
-        let rate = (per_second.round() as u32).max(1);
+        let nodes = u64::try_from(self.nodes.len()).context("too many nodes")?;
+        let rate =
+            u32::try_from((nodes * u64::from(self.speed)).div_ceil(PERIOD.as_secs())).context("too many nodes")?;
         let (mut writers, mut schedules) = (JoinSet::new(), Vec::new());
         for kind in [LEASES, PODS, EVENTS] {
             let schedule = Schedule::begin(start, length, rate);

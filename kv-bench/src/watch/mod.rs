@@ -47,7 +47,7 @@ const WRITER_CONNECTIONS: u32 = 4;
 const VALUE_BYTES: usize = 256;
 /// In the hard case a stream that is never read is to fall behind within a second or two.
 const HARD_VALUE_BYTES: usize = 4096;
-const HARD_STREAMS: usize = 10;
+const HARD_STREAMS: u32 = 10;
 /// Clients that list all the time, and what: 5 MB.
 const LISTERS: u32 = 2;
 const LIST_KEYS: u32 = 5;
@@ -179,8 +179,8 @@ async fn round(target: &Target, options: &Options) -> Result<Vec<Row>> {
     scene.measure(&mut figures, &PREFIX_FLAT, &mut audience, &writers, None).await?;
     audience.close().await;
 
-    let writers = Writers { watchers: HARD_STREAMS as u32, value_bytes: HARD_VALUE_BYTES, ..writers };
-    let mut audience = Audience::open(&listeners, of_all(HARD_STREAMS), &shared).await?;
+    let writers = Writers { watchers: HARD_STREAMS, value_bytes: HARD_VALUE_BYTES, ..writers };
+    let mut audience = Audience::open(&listeners, of_all(HARD_STREAMS as usize), &shared).await?;
     // On a connection of its own: what it does not read fills no window of the others.
     let never_read = Watching::open(&server.connect(1).await?[0], vec![of_prefix()]).await?;
     let listers = Listers::start(&server).await?;
