@@ -37,8 +37,8 @@ enum Task {
     /// What takes too long for every change: fresh seeds, planted bugs, every crash state, crashes and power losses, fuzzers.
     Campaign(campaign::Options),
     /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
-    /// `bench million ...` with a large store; `bench lab [--quick] ...` its parts beside other designs.
-    /// `bench million ...` with a large store; `bench watch`, `bench leases`, `bench kube`: see docs/benchmarks.
+    /// `bench million ...` with a large store; `bench watch`, `bench leases`, `bench kube`: see docs/benchmarks; `bench lab [--quick]
+    /// ...` its parts beside other designs.
     Bench(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
     Clients,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod lab;
+mod races;
 mod wire;
 
 use std::path::{Path, PathBuf};

@@ -32,7 +32,7 @@ pub(crate) fn listed(directory: &Path) -> Vec<String> {
 }
 
 /// Processes whose command line mentions `path`.
-fn mentioning(path: &Path) -> Vec<String> {
+pub(crate) fn mentioning(path: &Path) -> Vec<String> {
     let lines = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
         Some(String::from_utf8_lossy(&line).replace('\0', " "))
