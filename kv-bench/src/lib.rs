@@ -27,8 +27,8 @@
 mod audience;
 pub mod crash;
 pub mod figures;
-pub mod lab;
 pub mod kube;
+pub mod lab;
 pub mod leases;
 mod list;
 pub mod million;
