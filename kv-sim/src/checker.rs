@@ -233,8 +233,16 @@ impl Checker {
         Err(format!("member {from} promises {promise:?}; durable are {:?} and a log to {last}", durable.hard_state))
     }
 
-    /// From entry `index` on these are the voters.
-    pub fn voters(&mut self, index: u64, voters: Vec<u64>) {
+    /// These are the voters from entry `index` on, or from one before it that nobody told of.
+    pub fn voters(&mut self, index: u64, mut voters: Vec<u64>) {
+        voters.sort_unstable();
+        if self.voters.range(..=index).next_back().is_some_and(|(_, before)| *before == voters) {
+            return;
+        }
+        // A start may have told of them from a later entry on.
+        if let Some((&later, _)) = self.voters.range(index + 1..).next().filter(|(_, later)| **later == voters) {
+            self.voters.remove(&later);
+        }
         self.voters.insert(index, voters);
     }
 
@@ -278,6 +286,16 @@ mod tests {
     fn found(hard_state: HardState, entries: Vec<LogEntry>) -> NodeState {
         let base = Position { index: 1, term: 1 };
         NodeState { base, entries, hard_state, applied: 1, membership: Membership::default() }
+    }
+
+    #[test]
+    fn voters_that_a_start_tells_of_are_in_force_from_the_change_on() {
+        let mut checker = Checker::default();
+        checker.voters(1, vec![1, 2]);
+        checker.voters(7, vec![2, 1]);
+        checker.voters(9, vec![2, 4]);
+        checker.voters(8, vec![4, 2]);
+        assert_eq!(checker.voters, BTreeMap::from([(1, vec![1, 2]), (8, vec![2, 4])]));
     }
 
     #[test]

@@ -59,3 +59,9 @@ fn a_leader_with_a_learner_asks_before_it_serves_a_read() {
 fn a_start_may_be_the_first_to_apply() {
     [40_028_335, 40_037_640].into_iter().for_each(holds);
 }
+
+/// The same for a membership change that only removed: the checker went on with the voters of before.
+#[test]
+fn a_start_may_be_the_first_to_apply_a_removal() {
+    holds(70_000_466);
+}

@@ -180,12 +180,12 @@ impl Cluster {
     pub(super) fn meet_members(&mut self, member: u64) {
         let view = self.life(member).machine.view();
         let (index, members) = (view.applied_index(), view.members().clone());
+        self.checker.voters(index, members.voters());
         let new: Vec<u64> = members.iter().map(|member| member.id).filter(|id| !self.hosts.contains_key(id)).collect();
         // At the foundation they are put up one after the other.
         let founders = self.plan.members + self.plan.learner;
         for id in new.into_iter().filter(|id| *id > founders) {
             self.operator.met.insert(id);
-            self.checker.voters(index, members.voters());
             self.put_up(id);
         }
     }
