@@ -313,13 +313,13 @@ impl WatchStream {
         self.next_id - 1
     }
 
-    /// Ends a watcher. One that is not there is not spoken of.
+    /// Ends a watcher: its client hears no more changes of it. One that is not there is not spoken of; one that ended by itself may have
+    /// left changes that nobody took yet.
     pub fn cancel(&mut self, hub: &mut WatchHub, id: i64) {
-        if !self.remove(hub, id) {
-            return;
-        }
         self.ready.retain(|message| !matches!(message, WatchMessage::Events { id: of, .. } if *of == id));
-        self.ready.push_back(WatchMessage::Canceled { id, revision: self.position });
+        if self.remove(hub, id) {
+            self.ready.push_back(WatchMessage::Canceled { id, revision: self.position });
+        }
     }
 
     fn remove(&mut self, hub: &mut WatchHub, id: i64) -> bool {

@@ -396,6 +396,32 @@ fn a_stream_that_is_never_read_holds_a_full_inbox_and_no_more() {
 }
 
 #[test]
+fn a_watcher_that_ended_by_itself_says_no_change_once_it_is_canceled() {
+    let mut store = genesis();
+    let mut hub = WatchHub::new(store.view()).with_inboxes(1, 1_000);
+    let mut stream = WatchStream::attach(&mut hub, store.view());
+    stream.create(&mut hub, store.view(), &watched(0));
+    stream.create(&mut hub, store.view(), &watched(0));
+    assert_eq!(all(&mut stream, &mut hub, &store).len(), 2);
+    // The inbox holds the first change; the two after it are compacted before the stream comes to look for them.
+    for _ in 0..3 {
+        apply(&mut store, &[put(b"k", b"v")]);
+    }
+    apply(&mut store, &[Op::Compact(4)]);
+    hub.advance(store.view(), usize::MAX, &mut Vec::new());
+    let Next::Message(WatchMessage::Events { id: 0, .. }) = stream.next(|id| hub.take(id), store.view()) else {
+        panic!("the first watcher gets the change of the inbox");
+    };
+    // The change for the second one is made, and so is its end.
+    stream.cancel(&mut hub, 1);
+    let said = all(&mut stream, &mut hub, &store);
+    assert!(
+        matches!(said[..], [WatchMessage::Compacted { id: 0, .. }, WatchMessage::Compacted { id: 1, .. }]),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn one_change_is_one_event_however_many_get_it() {
     let mut store = genesis();
     let mut hub = WatchHub::new(store.view());
