@@ -1,4 +1,4 @@
-//! Records of the write-ahead log, and ([`frame`]) the segment and batch headers around them.
+//! Records of the write-ahead log, and ([`frame`], [`fingerprints`]) what stands around them in a segment.
 //!
 //! ```text
 //! record    = 1 entry | 2 hard state | 3 snapshot mark           (one byte, then the fields)
@@ -8,6 +8,7 @@
 //! ```
 //! Integers are varints but for the vote, which is a member id: 64 random bits.
 
+pub mod fingerprints;
 pub mod frame;
 
 use bytes::Bytes;

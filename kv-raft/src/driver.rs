@@ -1,14 +1,17 @@
-//! Runs a [`Node`]: the one file of this crate with a thread, a channel and a clock.
+//! Runs a [`Node`]: the one module of this crate with a thread, a channel and a clock.
 //!
 //! A single thread takes everything that waits, packs the proposals into one entry, steps and polls the node, writes and syncs
 //! the log, applies, publishes and hands the results over. While it does so, the next proposals collect in the queue: the batch
-//! grows with the load by itself, and an idle Put costs one wake of this thread.
+//! grows with the load by itself, and an idle Put costs one wake of this thread. What is slow and can be done beside that has
+//! threads of its own ([`chores`]).
 
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
     reason = "the driver is where threads and the clock are"
 )]
+
+mod chores;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,20 +21,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kv_codec::command::{Batch, BatchBuilder};
-use kv_codec::record::{ENTRY_BYTES_MAX, Record, SnapshotMark};
+use kv_codec::record::ENTRY_BYTES_MAX;
 use slog::{Logger, error, info, warn};
 use thiserror::Error;
 
 use crate::applier::{Origin, apply_run};
 use crate::disk::Disk;
-use crate::file_log::{FileLog, Spare};
+use crate::file_log::FileLog;
 use crate::io::{ConfChange, Effects, Envelope, Input, Leadership, Persist, RejectReason, Rejected};
 use crate::log_store::{LogError, LogStore};
 use crate::node::{Node, NodeConfig};
-use crate::recovery::{RecoverError, Replica, install_snapshot, write_snapshot};
-use crate::snapshots::{self, SnapshotError};
+use crate::recovery::{RecoverError, Replica, install_snapshot};
+use crate::snapshots::SnapshotError;
 use crate::state_machine::{MachineError, StateMachine};
 use crate::tail::Position;
+use chores::{Chores, Done};
 
 /// Commands that may wait for the driver.
 const QUEUE_COMMANDS_MAX: usize = 16 * 1024;
@@ -40,8 +44,6 @@ const QUEUE_BYTES_MAX: usize = 128 << 20;
 /// Bytes of one command: with the batch around it, still an entry that the log takes.
 pub const COMMAND_BYTES_MAX: usize = 63 << 20;
 const _: () = assert!((COMMAND_BYTES_MAX as u64) < ENTRY_BYTES_MAX, "an entry holds a command and its batch's frame");
-/// Ticks before what found the disk full is tried again.
-const RETRY_TICKS: u64 = 100;
 
 /// How to run a node.
 #[derive(Debug, Clone)]
@@ -190,8 +192,7 @@ enum Event {
     Command(Vec<u8>),
     ConfChange(ConfChange, Vec<u8>),
     Input(Input),
-    SnapshotWritten(Position, Result<u64, SnapshotError>),
-    SpareReady(Result<Spare, LogError>),
+    Done(Done),
     Shutdown,
 }
 
@@ -293,14 +294,8 @@ pub struct Driver<M: StateMachine, D: Disk> {
     batch: BatchBuilder,
     /// The last snapshot: its place and size.
     snapshot: (Position, u64),
-    snapshot_running: bool,
-    spare_running: bool,
-    /// Threads that were started, ended or not.
-    workers: Vec<JoinHandle<()>>,
+    chores: Chores,
     ticks: u64,
-    /// No snapshot, no spare segment before these ticks.
-    snapshot_not_before: u64,
-    spare_not_before: u64,
     /// The state that a follower was promised.
     offered: Option<(Position, M::Image)>,
     /// Whether the log has said that all in it is durable.
@@ -339,12 +334,8 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             status: Arc::clone(&handle.status),
             batch: BatchBuilder::default(),
             snapshot,
-            snapshot_running: false,
-            spare_running: false,
-            workers: Vec::new(),
+            chores: Chores::default(),
             ticks: 0,
-            snapshot_not_before: 0,
-            spare_not_before: 0,
             offered: None,
             idle: false,
             maintaining: false,
@@ -365,9 +356,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         // Nobody keeps the view current from here on.
         self.status.lone_leader.store(false, Ordering::Release);
         // What they still write must be over before somebody else opens the directory.
-        for worker in self.workers.drain(..) {
-            drop(worker.join());
-        }
+        self.chores.join();
         if let Err(fatal) = ended {
             error!(self.logger, "cannot go on"; "error" => %fatal);
             (self.on_event)(DriverEvent::Fatal(fatal));
@@ -419,9 +408,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             self.idle = true;
         }
         if running {
-            self.workers.retain(|worker| !worker.is_finished());
-            self.prepare_spare();
-            self.maybe_snapshot();
+            self.start_chores();
         }
         Ok(())
     }
@@ -443,8 +430,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
                 self.step(Input::ProposeConfChange(change, batch));
             }
             Event::Input(input) => self.step(input),
-            Event::SnapshotWritten(at, written) => self.on_snapshot_written(at, written)?,
-            Event::SpareReady(spare) => self.on_spare(spare)?,
+            Event::Done(done) => self.on_done(done)?,
             Event::Shutdown => return Ok(false),
         }
         Ok(true)
@@ -515,7 +501,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             self.step(Input::SnapshotInstalled(at.index));
             self.log.release(at.index)?;
             // A follower that lives on its leader's snapshots takes none of its own, which would remove them.
-            snapshots::prune_below(self.disk.as_ref(), at.index)?;
+            self.chores.prune_below(at.index);
             info!(self.logger, "applied snapshot"; "index" => at.index);
         }
         if effects.snapshot_wanted {
@@ -596,120 +582,6 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         status.leader.store(leader, Ordering::Release);
         status.committed.store(self.node.committed(), Ordering::Release);
         status.applied.store(self.node.applied(), Ordering::Release);
-    }
-
-    fn prepare_spare(&mut self) {
-        if self.spare_running || self.ticks < self.spare_not_before {
-            return;
-        }
-        let Some(spec) = self.log.spare_wanted() else {
-            return;
-        };
-        self.spare_running = true;
-        let (disk, events) = (Arc::clone(&self.disk), self.own_events.clone());
-        let work = move || drop(events.send(Event::SpareReady(spec.prepare(disk.as_ref()))));
-        // Without one the log prepares a segment itself when it needs it.
-        self.spare_running = self.start_worker("kv-log-spare", work);
-        if !self.spare_running {
-            self.spare_not_before = self.ticks + RETRY_TICKS;
-        }
-    }
-
-    fn on_spare(&mut self, spare: Result<Spare, LogError>) -> Result<(), FatalError> {
-        self.spare_running = false;
-        match spare {
-            Ok(spare) => self.log.add_spare(spare),
-            Err(LogError::Full { .. }) => {
-                warn!(self.logger, "no space to prepare the next log segment");
-                self.spare_not_before = self.ticks + RETRY_TICKS;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    fn maybe_snapshot(&mut self) {
-        let (last, bytes) = self.snapshot;
-        let applied = self.machine.applied();
-        let due = match self.config.snapshot_entries {
-            Some(entries) => applied.index - last.index >= entries.max(1),
-            None => self.log.stats().bytes_since_snapshot >= bytes.max(self.config.snapshot_bytes_min),
-        };
-        if !due
-            || self.snapshot_running
-            || self.ticks < self.snapshot_not_before
-            || applied == last
-            || !self.blocked.is_empty()
-        {
-            return;
-        }
-        self.snapshot_running = true;
-        let (disk, events) = (Arc::clone(&self.disk), self.own_events.clone());
-        let (image, cluster_id) = (self.machine.image(), self.config.cluster_id);
-        let work = move || {
-            let written = write_snapshot::<M, D>(&disk, cluster_id, applied, &image);
-            // Dropping a large old view takes long; it happens here.
-            drop(image);
-            drop(events.send(Event::SnapshotWritten(applied, written)));
-        };
-        self.snapshot_running = self.start_worker("kv-snapshot", work);
-        if !self.snapshot_running {
-            self.snapshot_not_before = self.ticks + RETRY_TICKS;
-        }
-    }
-
-    /// Starts a thread; false where the system has none left.
-    fn start_worker(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> bool {
-        let guarded = move || {
-            let _guard = AbortOnPanic;
-            work();
-        };
-        match std::thread::Builder::new().name(name.into()).spawn(guarded) {
-            Ok(worker) => self.workers.push(worker),
-            Err(error) => {
-                warn!(self.logger, "cannot start a thread"; "name" => name, "error" => %error);
-                return false;
-            }
-        }
-        true
-    }
-
-    fn on_snapshot_written(&mut self, at: Position, written: Result<u64, SnapshotError>) -> Result<(), FatalError> {
-        self.snapshot_running = false;
-        match written {
-            Ok(bytes) => {
-                // A received snapshot may have overtaken this one.
-                if at > self.snapshot.0 {
-                    self.switch_to_snapshot(at, bytes)?;
-                }
-                snapshots::prune_below(self.disk.as_ref(), self.snapshot.0.index)?;
-            }
-            Err(error) if error.is_full() => {
-                warn!(self.logger, "no space for a snapshot; the log keeps growing"; "error" => %error);
-                self.snapshot_not_before = self.ticks + RETRY_TICKS;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    /// From here on the snapshot stands for the log up to `at`.
-    fn switch_to_snapshot(&mut self, at: Position, bytes: u64) -> Result<(), FatalError> {
-        let mark = SnapshotMark { index: at.index, term: at.term, installed: false };
-        match self.log.append(&[Record::Snapshot(mark)]) {
-            Ok(()) => {}
-            Err(full @ LogError::Full { .. }) => {
-                warn!(self.logger, "no room to note a snapshot in the log; it is taken again later"; "error" => %full);
-                self.snapshot_not_before = self.ticks + RETRY_TICKS;
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        }
-        self.log.release(at.index)?;
-        self.snapshot = (at, bytes);
-        self.status.snapshots.fetch_add(1, Ordering::Relaxed);
-        info!(self.logger, "saved snapshot"; "snapshot-index" => at.index, "bytes" => bytes);
-        Ok(())
     }
 }
 

@@ -1,14 +1,21 @@
 //! The write-ahead log on a [`Disk`]. `docs/formats.md` has its bytes, [`recovery`] says how it is read after a crash.
 //!
 //! # How a write becomes durable
-//! A batch of records is one write into the current segment and one sync. Segments are filled and synced before use, so that the
+//! A batch of records is one write into the current segment and one sync. Segments are prepared and synced before use, so that the
 //! sync changes no metadata. A batch that does not fit goes into the next segment: header and batch are written and synced
 //! while the file still has its spare name, then it is renamed and the directory is synced.
 //!
 //! # What is never overwritten
-//! Bytes of a batch, synced or not. A statement of [`LogStore::mark_durable`] is a batch like any other, without records.
+//! Bytes of a batch, synced or not, while the segment is in use. A statement of [`LogStore::mark_durable`] is a batch like any
+//! other, without records. A write goes on to the end of its last sector with the segment's tag: a sector holds batches and tag, or
+//! it was not written since the segment was prepared.
+//!
+//! # What becomes of a released segment
+//! It is retired ([`retirement`]), and used again for a later one without being filled: preparing it takes fingerprints of what it
+//! holds, by which that can be told from batches.
 
 mod recovery;
+mod retirement;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,7 +23,8 @@ use std::sync::Arc;
 
 use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::frame::{
-    self, BATCH_HEADER_BYTES, BatchHeader, LogState, SEGMENT_HEADER_BYTES, SegmentHeader, Tag,
+    self, BATCH_HEADER_BYTES, BatchHeader, LogState, SECTOR_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_VERSION,
+    SegmentHeader, TAG_BYTES, Tag,
 };
 use kv_codec::record::{self, HardState, LogEntry, Record, Records, SnapshotMark};
 
@@ -24,11 +32,12 @@ use crate::disk::{Disk, DiskFile};
 use crate::log_store::history::{History, Place};
 use crate::log_store::{LogError, LogStats, LogStore};
 use crate::mem_log::{check_reach, check_sizes};
+use crate::segment::spare::Source;
+pub use crate::segment::spare::{Spare, SpareSpec};
 use crate::segment::{End, Frame, FrameReader, LOG_DIR, Name, SegmentInfo};
-pub use crate::segment::{Spare, SpareSpec};
+use retirement::Pool;
+pub use retirement::{Retired, Retirement};
 
-/// Before the first batch of a segment stands its header; before a batch's records stand the batch's.
-const RECORDS_AT: usize = SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES;
 /// A buffer that one large batch has grown beyond this is given back.
 const BUFFER_BYTES_KEPT: usize = 8 << 20;
 /// Segment lengths are multiples of this: a page, so that files take what they say.
@@ -143,6 +152,7 @@ struct Current<F> {
 ///
 /// * `synced` is the last batch whose write and sync both returned; `written` is the same, or one statement without records ahead.
 /// * All of `older` is synced up to each one's `last_ordinal`, and ordinals and chain go on without a gap from one to the next.
+/// * Every file of `pool` was written and synced by this run alone, and its `.tmp` name is durable.
 /// * `marked` is the highest ordinal that the files themselves say is synced.
 /// * After an error that leaves the disk's content unknown, `failed` stays set and nothing is written again.
 pub struct FileLog<D: Disk> {
@@ -155,12 +165,12 @@ pub struct FileLog<D: Disk> {
     synced: Tip,
     written: Tip,
     marked: u64,
-    /// Room for a segment's header, then the batch. Reused.
+    /// A batch: its header, then the records. Reused.
     buffer: Vec<u8>,
     spare: Option<Spare>,
-    /// A released segment that waits to be filled anew.
-    retired: Option<SpareSpec>,
+    pool: Pool,
     next_spare: u64,
+    segments_reused: u64,
     fsyncs: u64,
     bytes_written: u64,
     failed: bool,
@@ -192,7 +202,7 @@ impl<D: Disk> FileLog<D> {
         if self.spare.is_some() || !half_full {
             return None;
         }
-        Some(self.retired.take().unwrap_or_else(|| self.new_spare(self.next_bytes())))
+        Some(self.pool.take(0).unwrap_or_else(|| self.new_spare(self.next_bytes())))
     }
 
     /// Takes a prepared segment for later use.
@@ -202,7 +212,7 @@ impl<D: Disk> FileLog<D> {
 
     fn new_spare(&mut self, bytes: u64) -> SpareSpec {
         self.next_spare += 1;
-        SpareSpec { path: Name::Spare(self.next_spare).path(), bytes, reuse: false }
+        SpareSpec { path: Name::Spare(self.next_spare).path(), bytes, source: Source::New }
     }
 
     fn next_bytes(&self) -> u64 {
@@ -213,41 +223,42 @@ impl<D: Disk> FileLog<D> {
         if self.failed { Err(LogError::Failed) } else { Ok(()) }
     }
 
-    /// Puts the records into `buffer`, with room for both headers before and padding after. The payload's length.
+    /// Puts the records into `buffer`, with room for the header before and padding after. The payload's length.
     fn encode(&mut self, records: &[Record]) -> Result<u32, LogError> {
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
-        self.buffer.resize(RECORDS_AT, 0);
+        self.buffer.resize(BATCH_HEADER_BYTES, 0);
         for record in records {
             record::encode(record, &mut self.buffer);
         }
-        let payload = self.buffer.len() - RECORDS_AT;
-        self.buffer.resize(RECORDS_AT + payload.next_multiple_of(BATCH_HEADER_BYTES), 0);
+        let payload = self.buffer.len() - BATCH_HEADER_BYTES;
+        self.buffer.resize(BATCH_HEADER_BYTES + payload.next_multiple_of(BATCH_HEADER_BYTES), 0);
         let (bytes, max) = (payload as u64, u64::from(u32::MAX));
         u32::try_from(payload).map_err(|_| LogError::TooLarge { what: "a batch", bytes, max })
     }
 
-    /// Writes the batch's header into `buffer`: it comes after `before`, in a segment with this tag.
+    /// Makes `buffer` the batch after `before`, in a segment with this tag.
     fn seal(&mut self, payload_bytes: u32, before: Tip, tag: &Tag) -> Tip {
+        let (head, payload) = self.buffer.split_at_mut(BATCH_HEADER_BYTES);
         let ordinal = before.ordinal + 1;
-        let chain = frame::chain(before.chain, ordinal, payload_bytes, &self.buffer[RECORDS_AT..]);
+        let chain = frame::chain(before.chain, ordinal, payload_bytes, payload);
         let watermark = if is_planted(Bug::WatermarkTooHigh) { ordinal } else { self.synced.ordinal };
         let header = BatchHeader { payload_bytes, chain, ordinal, watermark };
-        self.buffer[SEGMENT_HEADER_BYTES..RECORDS_AT].copy_from_slice(&header.encode(tag));
+        head.copy_from_slice(&header.encode(tag));
+        frame::mask(tag, payload);
         Tip { ordinal, chain }
     }
 
     fn batch_bytes(&self) -> u64 {
-        (self.buffer.len() - SEGMENT_HEADER_BYTES) as u64
+        self.buffer.len() as u64
     }
 
     /// Writes the sealed batch at the end of the current segment.
     fn write_here(&mut self, tip: Tip) -> Result<(), LogError> {
         let Current { file, info, end } = &mut self.current;
-        let batch = &self.buffer[SEGMENT_HEADER_BYTES..];
-        file.write_all_at(batch, *end).map_err(LogError::io("write", &info.path))?;
-        *end += batch.len() as u64;
-        self.bytes_written += batch.len() as u64;
+        let written = write_batch(file, info, *end, &mut self.buffer)?;
+        *end += self.buffer.len() as u64;
+        self.bytes_written += written;
         self.written = tip;
         Ok(())
     }
@@ -271,6 +282,7 @@ impl<D: Disk> FileLog<D> {
         let before = self.synced;
         let tip = self.seal(payload_bytes, before, &spare.tag);
         let header = SegmentHeader {
+            version: SEGMENT_VERSION,
             tag: spare.tag,
             sequence: self.current.info.header.sequence + 1,
             bytes: spare.bytes,
@@ -281,60 +293,47 @@ impl<D: Disk> FileLog<D> {
             watermark: tip.ordinal,
             chain: before.chain,
             state,
+            fingerprints: spare.fingerprints,
         };
-        self.buffer[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
-        file.write_all_at(&self.buffer, 0).map_err(LogError::io("write", &spare.path))?;
-        self.bytes_written += self.buffer.len() as u64;
-        let info = bring_to_life(self.disk.as_ref(), &mut file, &spare.path, header)?;
+        let begun = SegmentInfo { path: spare.path, header };
+        file.write_all_at(&header.encode(), 0).map_err(LogError::io("write", &begun.path))?;
+        let written = write_batch(&mut file, &begun, header.batches_at(), &mut self.buffer)?;
+        self.bytes_written += SEGMENT_HEADER_BYTES as u64 + written;
+        let info = bring_to_life(self.disk.as_ref(), &mut file, &begun.path, header)?;
         self.fsyncs += 2;
-        let full = std::mem::replace(&mut self.current, Current { file, info, end: self.buffer.len() as u64 });
+        self.segments_reused += u64::from(header.fingerprints.is_some());
+        let end = header.batches_at() + self.batch_bytes();
+        let full = std::mem::replace(&mut self.current, Current { file, info, end });
         self.older.push_back(Older { info: full.info, last_ordinal: before.ordinal, last_index: state.last_index });
         (self.synced, self.written, self.marked) = (tip, tip, tip.ordinal);
         Ok(())
     }
 
-    /// A filled file that can take a segment's header and a batch: the spare one, or one made here and now.
+    /// A prepared file that can take a segment's header and a batch: the spare one, or one made here and now.
     fn next_segment(&mut self) -> Result<(Spare, D::File), LogError> {
-        let needed = SEGMENT_HEADER_BYTES as u64 + self.batch_bytes();
-        if let Some(spare) = self.spare.take_if(|spare| spare.bytes >= needed) {
+        let needed = self.batch_bytes();
+        if let Some(spare) = self.spare.take_if(|spare| spare.room() >= needed) {
             let file = self.disk.open(&spare.path).map_err(LogError::io("open", &spare.path))?;
             return Ok((spare, file));
         }
-        let spec = match self.retired.take_if(|retired| retired.bytes >= needed) {
+        let with_header = (SEGMENT_HEADER_BYTES as u64 + needed).next_multiple_of(SEGMENT_STEP_BYTES);
+        let spec = match self.pool.take(needed) {
             Some(retired) => retired,
-            None => self.new_spare(self.next_bytes().max(needed.next_multiple_of(SEGMENT_STEP_BYTES))),
+            None => self.new_spare(self.next_bytes().max(with_header)),
         };
-        self.bytes_written += spec.bytes;
-        spec.fill(self.disk.as_ref())
+        self.bytes_written += spec.bytes_to_write();
+        spec.make(self.disk.as_ref())
     }
 
-    /// Takes the oldest segment out of use.
-    fn retire(&mut self, old: &Older) -> Result<(), LogError> {
-        let (path, bytes) = (&old.info.path, old.info.header.bytes);
-        if self.spare.is_none() && self.retired.is_none() && bytes == self.next_bytes() {
-            let spec = SpareSpec { reuse: true, ..self.new_spare(bytes) };
-            self.disk.rename(path, &spec.path).map_err(LogError::io("rename", path))?;
-            self.retired = Some(spec);
-        } else {
-            self.disk.remove(path).map_err(LogError::io("remove", path))?;
-        }
-        // One by one: without the sync in between, a power loss might bring an older one back without the next.
-        if !is_planted(Bug::ReleaseWithoutSync) {
-            self.disk.sync_dir(LOG_DIR).map_err(LogError::io("sync", LOG_DIR))?;
-        }
-        self.fsyncs += 1;
-        Ok(())
-    }
-
-    fn try_release(&mut self, index: u64) -> Result<(), LogError> {
+    fn try_release(&mut self, index: u64) {
         let last = if is_planted(Bug::ReleaseTooMuch) { index + 1 } else { index };
-        while self.older.front().is_some_and(|old| old.last_index <= last) {
-            let old = self.older.pop_front().expect("there is a front");
-            self.retire(&old)?;
+        let count = self.older.iter().take_while(|old| old.last_index <= last).count();
+        let released: Vec<_> = self.older.drain(..count).collect();
+        for old in &released {
             self.history.release(old.last_index, old.last_ordinal + 1);
         }
+        self.retire(released);
         self.history.bytes_since_snapshot = 0;
-        Ok(())
     }
 
     /// Runs what changes the disk; after an error, nothing does again.
@@ -390,7 +389,8 @@ impl<D: Disk> LogStore for FileLog<D> {
     fn release(&mut self, index: u64) -> Result<(), LogError> {
         self.check_usable()?;
         assert!(self.history.state.snapshot.is_some_and(|mark| mark.index >= index), "no snapshot stands for {index}");
-        self.or_fail(|log| log.try_release(index))
+        self.try_release(index);
+        Ok(())
     }
 
     fn replay(&mut self, after: u64, each: &mut dyn FnMut(LogEntry) -> Result<(), LogError>) -> Result<(), LogError> {
@@ -421,11 +421,28 @@ impl<D: Disk> LogStore for FileLog<D> {
             fsyncs: self.fsyncs,
             bytes_written: self.bytes_written,
             disk_bytes: lengths.sum::<u64>() + self.current.info.header.bytes,
+            segments_reused: self.segments_reused,
         }
     }
 }
 
-/// Makes a filled and written file a segment: content, then name. The order is what keeps half-made ones out of the log.
+/// Writes a sealed batch, and the tag from its end to the end of its last sector. How much that is.
+fn write_batch<F: DiskFile>(
+    file: &mut F,
+    segment: &SegmentInfo,
+    at: u64,
+    batch: &mut Vec<u8>,
+) -> Result<u64, LogError> {
+    let (len, SegmentInfo { path, header }) = (batch.len(), segment);
+    let end = at + len as u64;
+    let left = usize::try_from(end.next_multiple_of(SECTOR_BYTES as u64) - end).expect("less than a sector");
+    (0..left / TAG_BYTES).for_each(|_| batch.extend_from_slice(&header.tag));
+    let written = file.write_all_at(batch, at).map_err(LogError::io("write", path));
+    batch.truncate(len);
+    written.map(|()| (len + left) as u64)
+}
+
+/// Makes a prepared and written file a segment: content, then name. The order is what keeps half-made ones out of the log.
 fn bring_to_life<D: Disk>(
     disk: &D,
     file: &mut D::File,

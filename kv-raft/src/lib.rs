@@ -45,7 +45,7 @@ mod validate;
 pub use applier::{AppliedRun, Origin, apply_run};
 pub use disk::{Disk, DiskFile, RealDisk, SyncMode};
 pub use driver::{COMMAND_BYTES_MAX, Driver, DriverConfig, DriverEvent, Handle, ProposeError, Status};
-pub use file_log::{Cut, FileLog, LogIds, LogOptions, Recovered, Spare, SpareSpec};
+pub use file_log::{Cut, FileLog, LogIds, LogOptions, Recovered, Retired, Retirement, Spare, SpareSpec};
 pub use io::{
     ConfChange, Effects, Envelope, Input, Leadership, Membership, PeerMessage, Persist, Promise, RejectReason,
     Rejected, SnapshotToSend, Ticket,

@@ -34,7 +34,8 @@ pub trait LogStore: Send + 'static {
     /// Any [`LogError`].
     fn mark_durable(&mut self) -> Result<(), LogError>;
 
-    /// Gives up what is not needed once a snapshot at `index` stands for the log up to there.
+    /// Gives up what is not needed once a snapshot at `index` stands for the log up to there. Files go later: see
+    /// [`FileLog::retirement`](crate::FileLog::retirement).
     ///
     /// # Errors
     /// Any [`LogError`].
@@ -62,10 +63,12 @@ pub struct LogStats {
     pub segments: u64,
     /// Syncs of files and directories since the log was opened.
     pub fsyncs: u64,
-    /// Bytes written since the log was opened, without what prepares spare segments on another thread.
+    /// Bytes written since the log was opened, without what prepares spare segments beside it.
     pub bytes_written: u64,
     /// Bytes that the segments in use take on disk.
     pub disk_bytes: u64,
+    /// Segments that were used again since the log was opened, in place of new ones.
+    pub segments_reused: u64,
 }
 
 /// Why the log cannot do what it was asked.

@@ -1,20 +1,23 @@
-//! Segment files: their names, how one is prepared, and how its batches are read back.
+//! Segment files: their names, how one is prepared ([`spare`]), and how its batches are read back.
 //!
-//! `log/%016x.log` is a segment in use, `log/%016x.tmp` one that is not in use: a spare, or what a crash left of one. A segment
-//! gets its `.log` name only after all that it holds was synced, so that one with this name is never half made.
+//! `log/%016x.log` is a segment in use, `log/%016x.tmp` one that is not in use: a spare, one that was retired, or what a crash left
+//! of either. A segment gets its `.log` name only after all that it holds was synced, so that one with this name is never half made.
+
+pub(crate) mod spare;
 
 use bytes::Bytes;
 use kv_codec::planted::{Bug, is_planted};
+use kv_codec::record::fingerprints::Fingerprints;
 use kv_codec::record::frame::{
-    self, BATCH_ALIGN, BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader, TAG_BYTES, Tag,
+    self, BATCH_ALIGN, BATCH_HEADER_BYTES, BatchHeader, SECTOR_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, TAG_BYTES,
 };
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::DiskFile;
 use crate::log_store::LogError;
 
 /// The directory of all segments.
 pub(crate) const LOG_DIR: &str = "log";
-/// How much is read, or filled, at a time.
+/// How much is read, or written, at a time.
 const WINDOW_BYTES: usize = 256 << 10;
 
 /// What a name in the log's directory is.
@@ -50,69 +53,6 @@ impl Name {
     }
 }
 
-/// A segment that should be prepared ahead of need. Made by [`FileLog::spare_wanted`](crate::FileLog::spare_wanted).
-#[derive(Debug)]
-pub struct SpareSpec {
-    pub(crate) path: String,
-    pub(crate) bytes: u64,
-    /// The file is there: a retired segment to be filled anew.
-    pub(crate) reuse: bool,
-}
-
-/// A prepared segment, for [`FileLog::add_spare`](crate::FileLog::add_spare).
-#[derive(Debug)]
-pub struct Spare {
-    pub(crate) path: String,
-    pub(crate) bytes: u64,
-    pub(crate) tag: Tag,
-}
-
-impl SpareSpec {
-    /// Makes the file, fills it with a fresh tag and syncs it. May run on any thread, beside the log.
-    ///
-    /// # Errors
-    /// [`LogError::Full`] when there is no room, which harms nothing until the segment is needed; [`LogError::Io`].
-    pub fn prepare<D: Disk>(self, disk: &D) -> Result<Spare, LogError> {
-        let (spare, mut file) = self.fill(disk)?;
-        match file.sync().map_err(LogError::io("sync", &spare.path)) {
-            Ok(()) => Ok(spare),
-            Err(error) => Err(give_up(disk, &spare.path, error.or_full(spare.bytes))),
-        }
-    }
-
-    /// As [`SpareSpec::prepare`], without the sync.
-    pub(crate) fn fill<D: Disk>(self, disk: &D) -> Result<(Spare, D::File), LogError> {
-        let Self { path, bytes, reuse } = self;
-        let tag = disk.random().map_err(LogError::io("make a tag for", &path))?;
-        let opened = if reuse { disk.open(&path) } else { disk.create(&path) };
-        let filled = opened
-            .map_err(LogError::io("create", &path))
-            .and_then(|file| fill(file, &path, bytes, &tag).map_err(|error| give_up(disk, &path, error)));
-        match filled {
-            Ok(file) => Ok((Spare { path, bytes, tag }, file)),
-            Err(error) => Err(error.or_full(bytes)),
-        }
-    }
-}
-
-/// Frees the space of a spare that cannot be finished.
-fn give_up<D: Disk>(disk: &D, path: &str, error: LogError) -> LogError {
-    // The error that counts is the one at hand; the next start removes what is left.
-    let _ = disk.remove(path);
-    error
-}
-
-fn fill<F: DiskFile>(mut file: F, path: &str, bytes: u64, tag: &Tag) -> Result<F, LogError> {
-    let block = tag.repeat(WINDOW_BYTES / TAG_BYTES);
-    let mut at = 0;
-    while at < bytes {
-        let len = usize::try_from(bytes - at).map_or(block.len(), |left| left.min(block.len()));
-        file.write_all_at(&block[..len], at).map_err(LogError::io("write", path))?;
-        at += len as u64;
-    }
-    Ok(file)
-}
-
 /// A segment in use, as far as its name and header tell.
 #[derive(Debug, Clone)]
 pub(crate) struct SegmentInfo {
@@ -133,19 +73,26 @@ pub(crate) struct Frame {
 pub(crate) enum End {
     /// The segment is full.
     Full,
-    /// The place of the header holds the tag.
+    /// The place of the header was never written.
     Blank,
-    /// There is a batch, but part of it still is the tag: it was never written as a whole.
+    /// There is a batch, but part of it was never written.
     Torn(&'static str),
     /// There is something, written as a whole, that is no next batch.
     Broken(&'static str),
 }
 
+/// Which of a sector's units, [`TAG_BYTES`] each, were never written, as bits from the first unit on.
+type BlankUnits = u32;
+const _: () = assert!(SECTOR_BYTES / TAG_BYTES == BlankUnits::BITS as usize, "a bit for each unit");
+const ALL_BLANK: BlankUnits = BlankUnits::MAX;
+
 /// Reads a segment's batches in order and checks each.
 #[derive(Debug)]
 pub(crate) struct FrameReader<'f, F> {
     window: Window<'f, F>,
-    tag: Tag,
+    header: &'f SegmentHeader,
+    /// What the segment held before it was used again. Read when it is asked for.
+    fingerprints: Option<Fingerprints>,
     /// Where the next batch starts.
     pub(crate) offset: u64,
     /// The ordinal of the next batch.
@@ -159,7 +106,7 @@ impl<'f, F: DiskFile> FrameReader<'f, F> {
         let SegmentInfo { path, header } = segment;
         let window = Window { file, path, bytes: header.bytes, start: 0, buffer: Vec::new() };
         let (ordinal, chain) = (header.first_ordinal, header.chain);
-        Self { window, tag: header.tag, offset: SEGMENT_HEADER_BYTES as u64, ordinal, chain }
+        Self { window, header, fingerprints: None, offset: header.batches_at(), ordinal, chain }
     }
 
     /// The next batch, or why there is none; after the latter, stay where the trouble is.
@@ -171,40 +118,41 @@ impl<'f, F: DiskFile> FrameReader<'f, F> {
             Ok(header) => header,
             Err(end) => return Ok(Err(end)),
         };
-        if header.ordinal != self.ordinal {
-            return Ok(Err(End::Broken("a batch of another place")));
-        }
-        if self.offset + header.batch_bytes() > self.window.bytes {
+        let (body, end) = (self.offset + BATCH_HEADER_BYTES as u64, self.offset + header.batch_bytes());
+        if end > self.window.bytes {
             return Ok(Err(End::Broken("a batch that runs over the segment's end")));
         }
-        let body_bytes = header.batch_bytes() - BATCH_HEADER_BYTES as u64;
-        let body = self.window.read(self.offset + BATCH_HEADER_BYTES as u64, body_bytes)?;
-        let chain = frame::chain(self.chain, header.ordinal, header.payload_bytes, body);
+        let mut payload = self.window.read(body, end - body)?.to_vec();
+        self.header.unmask(&mut payload);
+        let chain = frame::chain(self.chain, header.ordinal, header.payload_bytes, &payload);
         if chain != header.chain && !is_planted(Bug::NoBatchChecksum) {
-            return Ok(Err(if holds_tag(body, &self.tag) {
+            return Ok(Err(if self.any_blank(body, end)? {
                 End::Torn("part of the last batch was never written")
             } else {
                 End::Broken("a batch that fails its checksum")
             }));
         }
-        let payload_bytes = usize::try_from(header.payload_bytes).expect("the batch was read into memory");
-        let payload = Bytes::copy_from_slice(&body[..payload_bytes]);
-        self.offset += header.batch_bytes();
+        payload.truncate(usize::try_from(header.payload_bytes).expect("the batch was read into memory"));
+        self.offset = end;
         self.ordinal += 1;
         self.chain = header.chain;
-        Ok(Ok(Frame { header, payload }))
+        Ok(Ok(Frame { header, payload: payload.into() }))
     }
 
     fn read_header(&mut self) -> Result<Result<BatchHeader, End>, LogError> {
         let bytes = self.window.read(self.offset, BATCH_HEADER_BYTES as u64)?;
         let bytes: &[u8; BATCH_HEADER_BYTES] = bytes.try_into().expect("as many as asked for");
-        Ok(BatchHeader::decode(bytes, &self.tag).map_err(|_| {
-            let (first, second) = bytes.split_at(TAG_BYTES);
-            match (first == self.tag, second == self.tag) {
-                (true, true) => End::Blank,
-                (false, false) => End::Broken("a batch header that fails its checksum"),
-                _ => End::Torn("part of the last batch's header was never written"),
-            }
+        let written = match BatchHeader::decode(bytes, &self.header.tag) {
+            Ok(header) if header.ordinal == self.ordinal => return Ok(Ok(header)),
+            // Old content may look like this by chance: it is asked for below.
+            Ok(_) => End::Broken("a batch of another place"),
+            Err(_) => End::Broken("a batch header that fails its checksum"),
+        };
+        let (sector, within) = (self.offset / SECTOR_BYTES as u64, self.offset % SECTOR_BYTES as u64);
+        Ok(Err(match (self.blank_units(sector)? >> (within / TAG_BYTES as u64)) & 0b11 {
+            0b11 => End::Blank,
+            0b00 => written,
+            _ => End::Torn("part of the last batch's header was never written"),
         }))
     }
 
@@ -213,33 +161,73 @@ impl<'f, F: DiskFile> FrameReader<'f, F> {
         let mut rest = Rest { used_until: self.offset, later_watermark: None };
         // No more batches than this fit behind, so that a header found by chance is not taken for one.
         let ordinal_max = self.ordinal + (self.window.bytes - self.offset) / BATCH_ALIGN;
-        let mut at = self.offset;
-        while at + BATCH_ALIGN <= self.window.bytes {
-            let unit: &[u8; BATCH_HEADER_BYTES] =
-                self.window.read(at, BATCH_ALIGN)?.try_into().expect("as many as asked for");
-            at += BATCH_ALIGN;
-            if unit.chunks_exact(TAG_BYTES).all(|part| part == self.tag) {
+        let sector_bytes = SECTOR_BYTES as u64;
+        for sector in self.offset / sector_bytes..self.window.bytes / sector_bytes {
+            let blank = self.blank_units(sector)?;
+            if blank == ALL_BLANK {
                 continue;
             }
-            rest.used_until = at;
-            if let Ok(header) = BatchHeader::decode(unit, &self.tag)
-                && (self.ordinal..=ordinal_max).contains(&header.ordinal)
-            {
-                rest.later_watermark = rest.later_watermark.max(Some(header.watermark));
+            let content = self.window.read(sector * sector_bytes, sector_bytes)?;
+            for (place, at) in content.as_chunks::<BATCH_HEADER_BYTES>().0.iter().zip(0..) {
+                let offset = sector * sector_bytes + at * BATCH_ALIGN;
+                if offset < self.offset || (blank >> (2 * at)) & 0b11 == 0b11 {
+                    continue;
+                }
+                rest.used_until = offset + BATCH_ALIGN;
+                if let Ok(header) = BatchHeader::decode(place, &self.header.tag)
+                    && (self.ordinal..=ordinal_max).contains(&header.ordinal)
+                {
+                    rest.later_watermark = rest.later_watermark.max(Some(header.watermark));
+                }
             }
         }
         Ok(rest)
     }
-}
 
-fn holds_tag(body: &[u8], tag: &Tag) -> bool {
-    body.chunks_exact(TAG_BYTES).any(|unit| unit == tag)
+    /// Whether any unit from `from` to `to` was never written.
+    fn any_blank(&mut self, from: u64, to: u64) -> Result<bool, LogError> {
+        let (sector_bytes, unit_bytes) = (SECTOR_BYTES as u64, TAG_BYTES as u64);
+        for sector in from / sector_bytes..to.div_ceil(sector_bytes) {
+            let start = sector * sector_bytes;
+            let first = from.saturating_sub(start) / unit_bytes;
+            let after = to.saturating_sub(start).min(sector_bytes) / unit_bytes;
+            let asked = (ALL_BLANK >> (u64::from(BlankUnits::BITS) - (after - first))) << first;
+            if self.blank_units(sector)? & asked != 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The one judge of what was never written: units that hold the tag, and sectors that are as they were before the segment was
+    /// used again.
+    fn blank_units(&mut self, sector: u64) -> Result<BlankUnits, LogError> {
+        self.read_fingerprints()?;
+        let content = self.window.read(sector * SECTOR_BYTES as u64, SECTOR_BYTES as u64)?;
+        if self.fingerprints.as_ref().is_some_and(|old| old.is_old(sector, content)) {
+            return Ok(ALL_BLANK);
+        }
+        let units = content.as_chunks::<TAG_BYTES>().0.iter().zip(0..);
+        Ok(units.filter(|(unit, _)| **unit == self.header.tag).fold(0, |blank, (_, at)| blank | (1 << at)))
+    }
+
+    fn read_fingerprints(&mut self) -> Result<(), LogError> {
+        if let (Some(checksum), None) = (self.header.fingerprints, &self.fingerprints) {
+            let at = SEGMENT_HEADER_BYTES as u64;
+            let table = self.window.read(at, self.header.batches_at() - at)?.to_vec();
+            // Without them nobody can tell a torn write from damage, so nothing is cut.
+            let read = Fingerprints::decode(table, checksum)
+                .map_err(|error| LogError::corrupt(self.window.path, at, error.to_string()))?;
+            self.fingerprints = Some(read);
+        }
+        Ok(())
+    }
 }
 
 /// See [`FrameReader::examine_rest`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rest {
-    /// From here to the end there is the tag alone.
+    /// From here to the end nothing was written.
     pub(crate) used_until: u64,
     /// The highest watermark of any batch header there.
     pub(crate) later_watermark: Option<u64>,

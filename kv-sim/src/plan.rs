@@ -93,6 +93,8 @@ knobs! {
     snapshot_ms_max,
     /// Entries kept in memory below the applied one.
     tail_entries,
+    /// The longest segments' bytes: those are used again.
+    segment_bytes_max,
     /// The first segment's bytes.
     segment_bytes,
 }
@@ -105,6 +107,7 @@ impl Plan {
         let members = [1, 3, 3, 3, 3, 5][rng.usize(0..6)];
         // Membership changes and lost disks do not mix: together they can take a quorum away for good.
         let churns = rng.bool();
+        let segment_bytes = 4_096 << rng.u32(0..5);
         Self {
             members,
             learner: u64::from(rng.u8(0..4) == 0),
@@ -133,7 +136,8 @@ impl Plan {
             snapshot_entries: if rng.bool() { rng.u64(5..=40) } else { rng.u64(40..=400) },
             snapshot_ms_max: rng.u64(1..=400),
             tail_entries: rng.u64(2..=100),
-            segment_bytes: 4_096 << rng.u32(0..5),
+            segment_bytes_max: segment_bytes << rng.u32(0..4),
+            segment_bytes,
         }
     }
 
@@ -156,6 +160,7 @@ impl Plan {
             snapshot_entries: 200,
             snapshot_ms_max: 100,
             tail_entries: 100,
+            segment_bytes_max: 1 << 18,
             segment_bytes: 16_384,
             ..Self::default()
         }

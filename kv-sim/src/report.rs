@@ -69,6 +69,8 @@ counts! {
     recoveries_cut = "starts that were cut short themselves",
     /// Recoveries that cut a torn write.
     torn_cut = "torn writes cut",
+    /// Log segments that were used again.
+    segments_reused = "log segments used again",
     /// Snapshots that were taken.
     snapshots = "snapshots taken",
     /// Snapshots that were sent and installed.

@@ -38,6 +38,11 @@ impl Client {
         Ok(Self { channels: server.connect(CONNECTIONS).await?, keys, value_bytes, seed })
     }
 
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Bytes of a key and its value.
     pub(super) fn pair_bytes(&self) -> usize {
         self.keys[0].len() + self.value_bytes

@@ -7,7 +7,8 @@
 //! 4. Stream everything (ours: etcd has no RangeStream before 3.7), list it in one answer, put every key anew, and compact: each while a
 //!    small put is due every ten milliseconds, whether or not the last one was answered. The worst of them tells whether anything stalls.
 //! 5. Ours once more with a snapshot after every entry: puts while it is written, and a restart from it.
-//! 6. The store of ours alone, in this process: a reader beside a writer of the same map, and beside a writer of another.
+//! 6. Ours with the snapshots it takes by itself, every key put anew again and again: bytes that reach the device in the long run.
+//! 7. The store of ours alone, in this process: a reader beside a writer of the same map, and beside a writer of another.
 //!
 //! # What to read with care
 //! * The device's counter has everybody's writes, and no figure where the report's directory is on no disk of its own (in memory, say).
@@ -16,6 +17,7 @@
 mod load;
 mod readers;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -35,6 +37,8 @@ const SMALL_KEYS: u32 = 1_000;
 const READS: usize = 1_000;
 const PAGE_KEYS: i64 = 500;
 const RANGE_KEYS: usize = 10;
+/// How often every key is put anew until files come and go as they do in the long run.
+const ROUNDS: usize = 3;
 /// How long nothing but the pulse goes on, for the machine's own worst.
 const QUIET: Duration = Duration::from_secs(5);
 /// Between two puts of the pulse.
@@ -88,15 +92,10 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
     let mut server = target.start(directory.path(), &log_only).await?;
     let mut client = Client::connect(&server, keys, value, seed).await?;
     // What earlier work left to be written is written, and not counted.
-    rustix::fs::sync();
-    let written = device_bytes_written(directory.path()).ok();
     let started = Instant::now();
-    client.put_all().await?;
+    let device = device_bytes_per_byte(&client, directory.path()).await?;
     figures.add("puts, each key once", "/s", f64::from(keys) / started.elapsed().as_secs_f64());
-    rustix::fs::sync();
-    let device = written.and_then(|before| Some(device_bytes_written(directory.path()).ok()?.saturating_sub(before)));
-    let acknowledged = f64::from(keys) * client.pair_bytes() as f64;
-    figures.add("device bytes per acknowledged byte, log", "", device.map(|bytes| bytes as f64 / acknowledged));
+    figures.add("device bytes per acknowledged byte, log", "", device);
     tokio::time::sleep(SETTLE).await;
     let rss = rss_bytes(server.pid())? as f64;
     figures.add("resident memory", "MiB", rss / MIB);
@@ -148,6 +147,15 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
         let took;
         (server, took) = target.restart(server, &log_only).await?;
         figures.add(RESTART, "s", took.as_secs_f64());
+        (server, _) = target.restart(server, &[]).await?;
+        client = Client::connect(&server, keys, value, seed).await?;
+        let mut device = None;
+        for _ in 0..ROUNDS {
+            device = device_bytes_per_byte(&client, directory.path()).await?;
+            // Its revisions add up otherwise.
+            client.compact().await?;
+        }
+        figures.add("device bytes per acknowledged byte, snapshots too", "", device);
     }
     drop(server);
     if is_ours {
@@ -159,6 +167,18 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
 
 const RESTART: &str = "restart to first read";
 const READERS: &str = "a reader's speed while the map it reads is written, to another one";
+
+/// Puts every key: how many bytes reached the device of `directory` for each that was acknowledged.
+async fn device_bytes_per_byte(client: &Client, directory: &Path) -> Result<Option<f64>> {
+    // What earlier work left to be written is written, and not counted.
+    rustix::fs::sync();
+    let before = device_bytes_written(directory).ok();
+    client.put_all().await?;
+    rustix::fs::sync();
+    let written = before.and_then(|before| Some(device_bytes_written(directory).ok()?.saturating_sub(before)));
+    let acknowledged = client.len() as f64 * client.pair_bytes() as f64;
+    Ok(written.map(|bytes| bytes as f64 / acknowledged))
+}
 
 /// The worst put in milliseconds while `work` went on, and what came of the work.
 async fn pulse_while<T>(server: &Running, work: impl Future<Output = T>) -> Result<(f64, T)> {

@@ -1,17 +1,23 @@
 //! What stands around the records: the header of a segment and the header of a batch. All integers are little-endian.
 //!
-//! A segment is filled with repetitions of its tag before it is used, so that bytes never written can be told from any others.
-//! Batches start at multiples of [`BATCH_ALIGN`], so that a header lies within one sector and every part of a batch within a
-//! sector is a whole number of [`TAG_BYTES`].
+//! Bytes never written can be told from any others: a new segment is filled with repetitions of its tag before it is used, and one
+//! that is used again has the [`Fingerprints`] of its sectors behind its header. Batches start at multiples of [`BATCH_ALIGN`], so
+//! that a header lies within one sector and every part of a batch within a sector is a whole number of [`TAG_BYTES`]. Their
+//! payloads are [`mask`]ed: no two lives of a segment hold the same bytes for the same payload.
 
 use crate::DecodeError;
+use crate::record::fingerprints::Fingerprints;
 use crate::record::{HardState, SnapshotMark};
 use crate::varint::Reader;
 
-/// The version of the segment format that this build reads and writes.
-pub const SEGMENT_VERSION: u8 = 1;
+/// The version of the segment format that this build writes.
+pub const SEGMENT_VERSION: u8 = 2;
+/// The first version, which is read as well: payloads stand as they are, and no segment has fingerprints.
+pub const SEGMENT_VERSION_PLAIN: u8 = 1;
+/// What a disk writes as a whole or not at all.
+pub const SECTOR_BYTES: usize = 512;
 /// A segment's header: one sector.
-pub const SEGMENT_HEADER_BYTES: usize = 512;
+pub const SEGMENT_HEADER_BYTES: usize = SECTOR_BYTES;
 /// A batch's header.
 pub const BATCH_HEADER_BYTES: usize = 32;
 /// Where batches start, and what their payloads are padded to: the length of a header.
@@ -19,7 +25,7 @@ pub const BATCH_ALIGN: u64 = BATCH_HEADER_BYTES as u64;
 /// The length of a tag.
 pub const TAG_BYTES: usize = 16;
 
-/// Sixteen random bytes: what a segment holds where nothing was written.
+/// Sixteen random bytes: what a segment holds where nothing was written, old content aside.
 pub type Tag = [u8; TAG_BYTES];
 
 const MAGIC: [u8; 8] = *b"kvlogseg";
@@ -41,7 +47,9 @@ pub struct LogState {
 /// The first sector of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// What the rest of the segment was filled with.
+    /// The version of its format: [`SEGMENT_VERSION`] or [`SEGMENT_VERSION_PLAIN`].
+    pub version: u8,
+    /// What new segments are filled with, and the rest of a batch's last sector.
     pub tag: Tag,
     /// The number in the file's name.
     pub sequence: u64,
@@ -61,16 +69,31 @@ pub struct SegmentHeader {
     pub chain: u32,
     /// The state before the first batch.
     pub state: LogState,
+    /// The checksum of the [`Fingerprints`] that follow the header; `None` in a segment that was filled with its tag.
+    pub fingerprints: Option<u32>,
 }
 
 impl SegmentHeader {
+    /// Where the first batch begins.
+    #[must_use]
+    pub fn batches_at(&self) -> u64 {
+        SEGMENT_HEADER_BYTES as u64 + self.fingerprints.map_or(0, |_| Fingerprints::bytes_in(self.bytes))
+    }
+
+    /// Takes what stands on disk in this segment back to a payload, padding included.
+    pub fn unmask(&self, payload: &mut [u8]) {
+        if self.version != SEGMENT_VERSION_PLAIN {
+            mask(&self.tag, payload);
+        }
+    }
+
     /// The header's bytes. A checksum over the whole sector is part of them.
     #[must_use]
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let snapshot = self.state.snapshot;
         let mut sector = [0; SEGMENT_HEADER_BYTES];
         sector[..8].copy_from_slice(&MAGIC);
-        sector[8] = SEGMENT_VERSION;
+        sector[8] = self.version;
         sector[16..32].copy_from_slice(&self.tag);
         let mark = snapshot.unwrap_or(SnapshotMark { index: 0, term: 0, installed: false });
         let fields = [
@@ -89,6 +112,8 @@ impl SegmentHeader {
             mark.index,
             mark.term,
             self.state.last_index,
+            u64::from(self.fingerprints.is_some()),
+            u64::from(self.fingerprints.unwrap_or(0)),
         ];
         for (field, at) in fields.iter().zip(sector[32..].as_chunks_mut::<8>().0) {
             *at = field.to_le_bytes();
@@ -111,12 +136,15 @@ impl SegmentHeader {
         if reader.fixed_u32("segment header")? != sector_crc(sector) {
             return Err(DecodeError::Checksum("segment header"));
         }
-        if sector[8] != SEGMENT_VERSION {
-            return Err(DecodeError::Version { what: "log segment", found: sector[8] });
+        let version = sector[8];
+        if !(SEGMENT_VERSION_PLAIN..=SEGMENT_VERSION).contains(&version) {
+            return Err(DecodeError::Version { what: "log segment", found: version });
         }
         let tag = reader.array("tag")?;
         let mut next = || reader.fixed_u64("segment header");
+        let crc = |crc: u64| u32::try_from(crc).map_err(|_| DecodeError::Invalid("segment checksum"));
         let header = Self {
+            version,
             tag,
             sequence: next()?,
             bytes: next()?,
@@ -125,7 +153,7 @@ impl SegmentHeader {
             epoch: next()?,
             first_ordinal: next()?,
             watermark: next()?,
-            chain: u32::try_from(next()?).map_err(|_| DecodeError::Invalid("segment chain"))?,
+            chain: crc(next()?)?,
             state: LogState {
                 hard_state: HardState { term: next()?, vote: next()?, commit: next()? },
                 snapshot: match (next()?, next()?, next()?) {
@@ -135,12 +163,19 @@ impl SegmentHeader {
                 },
                 last_index: next()?,
             },
+            fingerprints: match (next()?, next()?) {
+                (0, _) => None,
+                (1, checksum) => Some(crc(checksum)?),
+                _ => return Err(DecodeError::Invalid("segment fingerprints")),
+            },
         };
         let numbers = [header.sequence, header.epoch, header.watermark, header.state.last_index];
-        // Fields of this version alone; ordinals from 1; nothing that the next number would overflow.
+        // Fields of this version alone; ordinals from 1; whole sectors; nothing that the next number would overflow.
         if header.encode() != *sector
             || header.first_ordinal == 0
             || header.watermark < header.first_ordinal - 1
+            || (version == SEGMENT_VERSION_PLAIN && header.fingerprints.is_some())
+            || !header.bytes.is_multiple_of(SECTOR_BYTES as u64)
             || numbers.iter().any(|&number| number > NUMBER_MAX)
         {
             return Err(DecodeError::Invalid("segment header"));
@@ -152,6 +187,17 @@ impl SegmentHeader {
 /// The checksum's place is the same in every version, so that a damaged header is never taken for a newer one.
 fn sector_crc(sector: &[u8; SEGMENT_HEADER_BYTES]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&sector[..CRC_AT]), &sector[CRC_AT + 4..])
+}
+
+/// Takes a payload, padding included, to what stands on disk in a segment of this tag, and back.
+///
+/// Each 16 bytes are combined by exclusive or with the tag moved on by one byte. A client chooses what it stores, zeroes say, but
+/// cannot choose what is written: neither the tag nor what the same sector held in an earlier life of the segment.
+pub fn mask(tag: &Tag, payload: &mut [u8]) {
+    let key = u128::from_le_bytes(*tag).rotate_left(8);
+    for unit in payload.as_chunks_mut::<TAG_BYTES>().0 {
+        *unit = (u128::from_le_bytes(*unit) ^ key).to_le_bytes();
+    }
 }
 
 /// What stands before a batch's records.
@@ -228,6 +274,7 @@ mod tests {
 
     fn header() -> SegmentHeader {
         SegmentHeader {
+            version: SEGMENT_VERSION,
             tag: TAG,
             sequence: 3,
             bytes: 1 << 20,
@@ -242,6 +289,7 @@ mod tests {
                 snapshot: Some(SnapshotMark { index: 30, term: 4, installed: true }),
                 last_index: 44,
             },
+            fingerprints: Some(0x1234_5678),
         }
     }
 
@@ -250,7 +298,10 @@ mod tests {
         for snapshot in [None, header().state.snapshot, Some(SnapshotMark { index: 1, term: 1, installed: false })] {
             let mut header = header();
             header.state.snapshot = snapshot;
-            assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+            for fingerprints in [None, Some(0), header.fingerprints] {
+                header.fingerprints = fingerprints;
+                assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+            }
         }
         let sector = header().encode();
         for bit in 0..SEGMENT_HEADER_BYTES * 8 {
@@ -262,12 +313,57 @@ mod tests {
     }
 
     #[test]
+    fn golden_segment_header() {
+        // Offset and bytes of each field that docs/formats.md lists, the checksum aside.
+        let sector = header().encode();
+        let golden: [(usize, &[u8]); 6] = [
+            (0, b"kvlogseg\x02\0\0\0"),
+            (16, &[0xa5; 16]),
+            (32, &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0]),
+            (64, &[4, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0xef, 0xbe, 0xad, 0xde]),
+            (120, &[2, 0, 0, 0, 0, 0, 0, 0, 30, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 44, 0, 0, 0, 0, 0, 0, 0]),
+            (152, &[1, 0, 0, 0, 0, 0, 0, 0, 0x78, 0x56, 0x34, 0x12, 0, 0, 0, 0, 0]),
+        ];
+        for (at, bytes) in golden {
+            assert_eq!(&sector[at..at + bytes.len()], bytes, "at {at}");
+        }
+        assert_eq!(header().batches_at(), 512 + 8192);
+        assert_eq!(SegmentHeader { fingerprints: None, ..header() }.batches_at(), 512);
+    }
+
+    #[test]
+    fn a_mask_comes_off_and_hides_zeroes_and_the_tag() {
+        let tag: Tag = *b"0123456789abcdef";
+        let mut payload = [0; 64];
+        payload[32..48].copy_from_slice(&tag);
+        let plain = payload;
+        mask(&tag, &mut payload);
+        assert_eq!(payload[..16], *b"f0123456789abcde");
+        assert!(payload.chunks_exact(TAG_BYTES).all(|unit| unit != tag && unit != [0; TAG_BYTES]));
+        mask(&tag, &mut payload);
+        assert_eq!(payload, plain);
+    }
+
+    #[test]
+    fn the_first_version_has_plain_payloads_and_no_fingerprints() {
+        let plain = SegmentHeader { version: SEGMENT_VERSION_PLAIN, fingerprints: None, ..header() };
+        assert_eq!((plain.encode()[8], SegmentHeader::decode(&plain.encode())), (1, Ok(plain)));
+        let fingerprinted = SegmentHeader { fingerprints: Some(0), ..plain };
+        assert_eq!(SegmentHeader::decode(&fingerprinted.encode()), Err(DecodeError::Invalid("segment header")));
+        let mut payload = *b"sixteen bytes...";
+        plain.unmask(&mut payload);
+        assert_eq!(&payload, b"sixteen bytes...");
+        header().unmask(&mut payload);
+        assert_ne!(&payload, b"sixteen bytes...");
+    }
+
+    #[test]
     fn an_intact_header_of_a_newer_version_is_named_so() {
         let mut sector = header().encode();
-        sector[8] = 2;
+        sector[8] = SEGMENT_VERSION + 1;
         let crc = sector_crc(&sector);
         sector[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(SegmentHeader::decode(&sector), Err(DecodeError::Version { what: "log segment", found: 2 }));
+        assert_eq!(SegmentHeader::decode(&sector), Err(DecodeError::Version { what: "log segment", found: 3 }));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! # What may be cut
 //! At most one write was under way when the machine went down, after a statement without records perhaps, and what was under way
-//! was never acknowledged. A part of it that did not arrive still holds the segment's tag, sixteen bytes that no batch contains.
+//! was never acknowledged. A part of it that did not arrive still holds what no batch contains: the segment's tag, or a sector of its
+//! old content, known by its fingerprint. That is blank, as [`FrameReader`] says.
 //! So, where the chain of batches ends in the last segment:
-//! * the tag up to the end: nothing is missing;
-//! * a batch with the tag somewhere in it, or something behind a place that holds the tag: torn. It is cut, and said so;
+//! * blank up to the end: nothing is missing;
+//! * a batch with a blank part, or something behind a blank place: torn. It is cut, and said so;
 //! * anything else was written as a whole and has changed since: corrupt, refused;
 //! * whatever it looks like, when a watermark says that the place was synced: corrupt, refused.
 //!
@@ -23,14 +24,18 @@ use std::sync::Arc;
 use bytes::BufMut;
 use kv_codec::DecodeError;
 use kv_codec::planted::{Bug, is_planted};
-use kv_codec::record::frame::{BATCH_HEADER_BYTES, BatchHeader, LogState, SEGMENT_HEADER_BYTES, SegmentHeader};
+use kv_codec::record::frame::{
+    self, BATCH_HEADER_BYTES, BatchHeader, LogState, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader,
+};
 
+use super::retirement::Pool;
 use super::{Current, Cut, FileLog, LogIds, LogOptions, Older, Recovered, SEGMENT_STEP_BYTES, Tip};
 use super::{bring_to_life, each_record, read_up_to};
 use crate::disk::{Disk, DiskFile};
 use crate::log_store::LogError;
 use crate::log_store::history::History;
-use crate::segment::{End, FrameReader, LOG_DIR, Name, SegmentInfo, SpareSpec};
+use crate::segment::spare::{Source, SpareSpec};
+use crate::segment::{End, FrameReader, LOG_DIR, Name, SegmentInfo};
 
 /// A segment as found.
 struct Found<F> {
@@ -82,15 +87,16 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, options: LogOptions) -> Result<(FileLo
     let number = spares.last().map_or(0, |(number, _)| *number) + 1;
     let copied = survey.end_offset - survey.base_offset;
     let needed = (SEGMENT_HEADER_BYTES as u64 + copied).next_multiple_of(SEGMENT_STEP_BYTES);
-    let spec =
-        SpareSpec { path: Name::Spare(number).path(), bytes: options.segment_bytes_first.max(needed), reuse: false };
-    let (spare, mut file) = match spec.fill(at) {
+    let bytes = options.segment_bytes_first.max(needed);
+    let spec = SpareSpec { path: Name::Spare(number).path(), bytes, source: Source::New };
+    let (spare, mut file) = match spec.make(at) {
         // A full disk must not keep us from starting: a spare that is left over is as good.
-        Err(full @ LogError::Full { .. }) => reusable(at, &spares, needed)?.ok_or(full)?.fill(at)?,
-        filled => filled?,
+        Err(full @ LogError::Full { .. }) => reusable(at, &spares, needed)?.ok_or(full)?.make(at)?,
+        made => made?,
     };
     let newest = segments.last().map(|found| found.info.header);
     let header = SegmentHeader {
+        version: SEGMENT_VERSION,
         tag: spare.tag,
         sequence: newest.map_or(0, |header| header.sequence) + 1,
         bytes: spare.bytes,
@@ -102,6 +108,7 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, options: LogOptions) -> Result<(FileLo
         watermark: survey.tip.ordinal,
         chain: survey.base.chain,
         state: survey.base_state,
+        fingerprints: spare.fingerprints,
     };
     file.write_all_at(&header.encode(), 0).map_err(LogError::io("write", &spare.path))?;
     if let Some(last) = segments.last() {
@@ -120,14 +127,15 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, options: LogOptions) -> Result<(FileLo
         epoch: header.epoch,
         history: survey.history,
         older,
-        current: Current { file, info, end: SEGMENT_HEADER_BYTES as u64 + copied },
+        current: Current { file, info, end: header.batches_at() + copied },
         synced: survey.tip,
         written: survey.tip,
         marked: survey.tip.ordinal,
         buffer: Vec::new(),
         spare: None,
-        retired: None,
+        pool: Pool::default(),
         next_spare: number,
+        segments_reused: 0,
         fsyncs: 3,
         bytes_written: spare.bytes + SEGMENT_HEADER_BYTES as u64 + copied,
         failed: false,
@@ -164,7 +172,7 @@ fn reusable<D: Disk>(disk: &D, spares: &[(u64, String)], bytes: u64) -> Result<O
     for (_, path) in spares {
         let len = disk.open(path).and_then(|file| file.len()).map_err(LogError::io("open", path))?;
         if len >= bytes && len % SEGMENT_STEP_BYTES == 0 {
-            return Ok(Some(SpareSpec { path: path.clone(), bytes: len, reuse: true }));
+            return Ok(Some(SpareSpec { path: path.clone(), bytes: len, source: Source::Leftover }));
         }
     }
     Ok(None)
@@ -245,7 +253,7 @@ fn find_end<F: DiskFile>(last: &Found<F>) -> Result<LastEnd, LogError> {
             cut = Some(Cut { path: path.clone(), offset, bytes: rest.used_until - offset, why });
         }
     }
-    Ok(LastEnd { ordinal, watermark, bytes: offset - SEGMENT_HEADER_BYTES as u64, cut })
+    Ok(LastEnd { ordinal, watermark, bytes: offset - last.info.header.batches_at(), cut })
 }
 
 /// Reads all that counts, checks that segments follow each other, and adds it up.
@@ -256,13 +264,12 @@ fn survey<F: DiskFile>(segments: &[Found<F>], end: Option<&LastEnd>, options: &L
         chain: origin.map_or(0, |header| header.chain),
     };
     let state = origin.map_or(LogState::default(), |header| header.state);
-    let first_byte = SEGMENT_HEADER_BYTES as u64;
     let mut survey = Survey {
         history: History::after(state),
         base: tip,
         base_state: state,
-        base_offset: first_byte,
-        end_offset: first_byte,
+        base_offset: 0,
+        end_offset: 0,
         tip,
         last_indexes: Vec::new(),
         void_ordinal: 0,
@@ -285,7 +292,7 @@ fn survey<F: DiskFile>(segments: &[Found<F>], end: Option<&LastEnd>, options: &L
             (None, None) => unreachable!("the last segment's end was looked for"),
         };
         let mut reader = FrameReader::new(file, info);
-        (survey.base, survey.base_state, survey.base_offset) = (tip, header.state, first_byte);
+        (survey.base, survey.base_state, survey.base_offset) = (tip, header.state, reader.offset);
         let Survey { history, base, base_state, base_offset, void_ordinal, .. } = &mut survey;
         let mut chain = tip.chain;
         read_up_to(&mut reader, last_ordinal, &info.path, &mut |frame, offset, path| {
@@ -338,7 +345,8 @@ fn check_front<F>(segments: &[Found<F>], survey: &Survey) -> Result<(), LogError
     Ok(())
 }
 
-/// Copies batches from `survey.base` on into the fresh segment. Only the headers change: another tag is in their checksums.
+/// Copies batches from `survey.base` on into the fresh segment. Only what depends on the tag changes:
+/// the headers' checksums, and the masks.
 fn copy<F: DiskFile>(
     last: &Found<F>,
     survey: &Survey,
@@ -348,7 +356,7 @@ fn copy<F: DiskFile>(
 ) -> Result<(), LogError> {
     let mut reader = FrameReader::new(&last.file, &last.info);
     (reader.offset, reader.ordinal, reader.chain) = (survey.base_offset, survey.base.ordinal + 1, survey.base.chain);
-    let mut at = SEGMENT_HEADER_BYTES as u64;
+    let mut at = header.batches_at();
     let mut batch = Vec::new();
     read_up_to(&mut reader, survey.tip.ordinal, &last.info.path, &mut |frame, _, _| {
         batch.clear();
@@ -356,6 +364,7 @@ fn copy<F: DiskFile>(
         batch.extend_from_slice(&frame.payload);
         let padding = frame.header.batch_bytes() - (BATCH_HEADER_BYTES + frame.payload.len()) as u64;
         batch.put_bytes(0, usize::try_from(padding).expect("less than BATCH_ALIGN"));
+        frame::mask(&header.tag, &mut batch[BATCH_HEADER_BYTES..]);
         file.write_all_at(&batch, at).map_err(LogError::io("write", path))?;
         at += batch.len() as u64;
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_raft::{
-    EntryKind, FileLog, HardState, LogEntry, LogError, LogIds, LogOptions, LogStore, MemLog, RealDisk, Record,
+    Disk, EntryKind, FileLog, HardState, LogEntry, LogError, LogIds, LogOptions, LogStore, MemLog, RealDisk, Record,
     Recovered, SnapshotMark, SyncMode,
 };
 use proptest::prelude::*;
@@ -42,8 +42,11 @@ impl Subject for InFiles {
 
     fn log(&mut self) -> &mut Self::Log {
         // As the driver does, but on this thread.
+        let disk = RealDisk::new(self.dir.path(), SyncMode::UnsafeNone);
+        if let Some(retirement) = self.log.retirement() {
+            self.log.add_retired(retirement.run(&disk).unwrap());
+        }
         if let Some(spec) = self.log.spare_wanted() {
-            let disk = RealDisk::new(self.dir.path(), SyncMode::UnsafeNone);
             self.log.add_spare(spec.prepare(&disk).unwrap());
         }
         &mut self.log
@@ -226,6 +229,36 @@ fn both_logs_follow_one_script() {
     ];
     conforms(InFiles::new(), &script);
     conforms(InMemory(MemLog::new()), &script);
+}
+
+#[test]
+fn segments_are_used_again_and_their_number_is_bounded() {
+    let mut subject = InFiles::new();
+    let mut model = Model::default();
+    for round in 0..40u64 {
+        for _ in 0..10 {
+            let records = [entry(model.last() + 1, round, vec![round.to_le_bytes()[0]; 5000])];
+            subject.log().append(&records).unwrap();
+            records.iter().for_each(|record| model.add(record));
+        }
+        model.check(subject.log());
+        let records = [mark(model.last() - 1, false)];
+        subject.log().append(&records).unwrap();
+        records.iter().for_each(|record| model.add(record));
+        subject.log().release(model.base()).unwrap();
+        model.released = model.base();
+        model.entries = model.entries.split_off(&(model.base() + 1));
+        let files = RealDisk::new(subject.dir.path(), SyncMode::UnsafeNone).list("log").unwrap().len();
+        assert!(files <= 12, "{files} files after round {round}");
+        if round == 20 {
+            assert!(subject.log().stats().segments_reused >= 60, "{:?}", subject.log().stats());
+            subject = subject.reopen().0;
+        }
+    }
+    let stats = subject.log().stats();
+    assert!(stats.segments_reused >= 50, "{stats:?}");
+    // Batches of 5 KB in segments of 16 KiB: not even a quarter goes to preparing new ones.
+    assert!(stats.bytes_written < 19 * 10 * 5000 * 5 / 4, "{stats:?}");
 }
 
 proptest! {

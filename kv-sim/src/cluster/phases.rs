@@ -180,13 +180,14 @@ impl Cluster {
 
     /// What piles up where nothing is under way.
     fn bounded(&mut self, id: u64) -> Result<(), String> {
-        use kv_raft::{Disk, LogStore};
+        use kv_raft::{Disk, LogStats, LogStore};
         let life = self.life(id);
-        let segments = life.log.stats().segments;
+        let LogStats { segments, segments_reused, .. } = life.log.stats();
         let snapshots = life.disk.list("snap").map_or(0, |names| names.len());
         if segments > SEGMENTS_MAX || snapshots > SNAPSHOTS_MAX {
             return Err(format!("member {id} keeps {segments} segments and {snapshots} snapshots"));
         }
+        self.report.counts.segments_reused += segments_reused;
         Ok(())
     }
 

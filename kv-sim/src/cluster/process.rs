@@ -18,9 +18,8 @@ use crate::checker::HASH_EVERY;
 use crate::disk::SimDisk;
 use crate::history::CallId;
 use crate::machine::Machine;
+use crate::plan::Plan;
 
-/// Segments grow up to this.
-const SEGMENT_BYTES_MAX: u64 = 1 << 18;
 /// Payload bytes of the log that stay in memory.
 const TAIL_BYTES_MAX: usize = 1 << 20;
 /// Writes that may wait for a disk: far above what the slowest one lets pile up here.
@@ -105,8 +104,8 @@ impl Cluster {
         let genesis = self.genesis();
         let tail = TailLimits { entries_max: to_usize(self.plan.tail_entries), bytes_max: TAIL_BYTES_MAX };
         let ids = LogIds { cluster_id: CLUSTER_ID, member_id: id };
-        let log =
-            LogOptions { ids, segment_bytes_first: self.plan.segment_bytes, segment_bytes_max: SEGMENT_BYTES_MAX };
+        let Plan { segment_bytes: segment_bytes_first, segment_bytes_max, .. } = self.plan;
+        let log = LogOptions { ids, segment_bytes_first, segment_bytes_max };
         let cut_short = self.chaos && self.streams.disks.u64(0..1_000) < self.plan.recovery_crash;
         let (after, errs) = (self.streams.disks.u64(0..CALLS_OF_A_START), self.streams.disks.u8(0..4) == 0);
         let Some(host) = self.hosts.get_mut(&id).filter(|host| host.life.is_none()) else { return Ok(()) };
@@ -220,8 +219,9 @@ impl Cluster {
     /// Ends a process.
     pub(super) fn kill(&mut self, member: u64, power: bool) {
         let after = self.streams.disks.u64(1_000..=3_000_000);
-        self.host(member).life = None;
+        let reused = self.host(member).life.take().map_or(0, |life| life.log.stats().segments_reused);
         self.take_down(member, power);
+        self.report.counts.segments_reused += reused;
         self.report.counts.crashes += 1;
         self.report.counts.power_losses += u64::from(power);
         self.note(format_args!("m{member} dies{}", if power { " with its machine" } else { "" }));
@@ -275,12 +275,17 @@ impl Cluster {
     fn idle(&mut self, member: u64) -> Work {
         let rng = &mut self.streams.disks;
         let (durable, spare, maintains) = (rng.bool(), rng.bool(), rng.bool());
+        let retires = rng.u8(0..4) == 0;
         let life = self.life(member);
         if maintains {
             life.machine.maintain();
         }
         if durable && !life.writing && life.to_persist.is_empty() {
             life.log.mark_durable().map_err(|_| Died)?;
+        }
+        if retires && let Some(retirement) = life.log.retirement() {
+            let retired = retirement.run(life.disk.as_ref()).map_err(|_| Died)?;
+            life.log.add_retired(retired);
         }
         if spare && let Some(spec) = life.log.spare_wanted() {
             match spec.prepare(life.disk.as_ref()) {

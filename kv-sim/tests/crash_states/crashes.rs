@@ -4,7 +4,7 @@ use fastrand::Rng;
 use kv_raft::{LogError, LogStore};
 use kv_sim::disk::{Op, SECTOR_BYTES, SimDisk};
 
-use super::runs::{Acked, Step, allowed, random_run, run, short_run};
+use super::runs::{Acked, Step, allowed, random_run, recycling_run, retire, run, short_run};
 use super::snapshot::{header, read_snapshot, snapshot_content};
 use super::{SEED, entry, hard_state, observe, open, wanted};
 
@@ -153,15 +153,38 @@ fn nothing_acknowledged_is_lost_at_any_operation() {
     );
 }
 
+#[test]
+fn nothing_acknowledged_is_lost_in_segments_that_are_used_again() {
+    let (disk, steps) = (SimDisk::new(SEED), recycling_run());
+    let mut log = open(&disk).unwrap().0;
+    let mut most = 0;
+    for step in &steps {
+        match step {
+            Step::Append(records) => log.append(records).unwrap(),
+            Step::Release(index) => log.release(*index).unwrap(),
+            Step::Retire => retire(&mut log, &disk).unwrap(),
+            _ => {}
+        }
+        most = most.max(log.stats().segments_reused);
+    }
+    assert!(most >= 4, "{most} were used again");
+    crash_everywhere("segments used again", &steps, SEED, 200);
+}
+
 /// Any call fails once; the process stops; what a restart finds is what was acknowledged, and survives the power as well.
 #[test]
 fn after_a_disk_error_a_restart_finds_what_was_acknowledged() {
+    a_disk_error_everywhere(&short_run());
+    a_disk_error_everywhere(&recycling_run());
+}
+
+fn a_disk_error_everywhere(steps: &[Step]) {
     let mut rng = Rng::with_seed(SEED);
     let mut call = 0;
     loop {
         let disk = SimDisk::new(SEED);
         disk.fail_at(call);
-        let (acked, error) = run(&disk, &short_run());
+        let (acked, error) = run(&disk, steps);
         let Some(error) = error else { break };
         assert!(matches!(error, LogError::Io { .. }), "call {call}: {error}");
         // Operations are not recorded here: the last append is unknown if it did not return.

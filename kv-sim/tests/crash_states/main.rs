@@ -8,6 +8,8 @@
 
 mod crashes;
 mod damage;
+mod first_version;
+mod reused;
 mod rules;
 mod runs;
 mod snapshot;
@@ -103,10 +105,10 @@ fn wanted(variable: &str) -> bool {
 }
 
 fn segments(disk: &SimDisk) -> Vec<String> {
-    disk.list("log")
-        .unwrap()
-        .into_iter()
-        .filter(|name| name.ends_with(".log"))
-        .map(|name| format!("log/{name}"))
-        .collect()
+    names(disk, ".log")
+}
+
+fn names(disk: &SimDisk, kind: &str) -> Vec<String> {
+    let names = disk.list("log").unwrap();
+    names.into_iter().filter(|name| name.ends_with(kind)).map(|name| format!("log/{name}")).collect()
 }

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use kv_raft::snapshots::{self, SnapshotError};
-use kv_raft::{LogError, LogStore, Record};
+use kv_raft::{EntryKind, FileLog, LogEntry, LogError, LogStore, Record};
 use kv_sim::disk::SimDisk;
 
 use super::snapshot::{header, write_snapshot};
@@ -13,6 +13,8 @@ pub(crate) enum Step {
     Append(Vec<Record>),
     MarkDurable,
     Release(u64),
+    /// What was released gets out of use.
+    Retire,
     /// A snapshot of the last entries up to this one, of this term: its file, its mark, and what it stands for released.
     Snapshot(u64, u64),
     Spare,
@@ -31,7 +33,7 @@ pub(crate) struct Acked {
 
 /// The least a step sequence needs: every kind of step, several segments, conflicts, both kinds of snapshot.
 pub(crate) fn short_run() -> Vec<Step> {
-    use Step::{Append, Crash, MarkDurable, Release, Spare};
+    use Step::{Append, Crash, MarkDurable, Release, Retire, Spare};
     vec![
         Append(vec![hard_state(1, 0), entry(1, 1, 40)]),
         Append(vec![entry(2, 1, 700), entry(3, 1, 10), entry(4, 1, 5)]),
@@ -56,6 +58,7 @@ pub(crate) fn short_run() -> Vec<Step> {
         MarkDurable,
         Append(vec![mark(7, 2, false)]),
         Release(7),
+        Retire,
         Spare,
         Append(vec![entry(9, 3, 64)]),
         // A batch longer than any segment.
@@ -63,17 +66,53 @@ pub(crate) fn short_run() -> Vec<Step> {
         Append(vec![mark(20, 4, true), hard_state(4, 20)]),
         Release(20),
         Append(vec![entry(21, 4, 31)]),
+        Retire,
         Crash,
         Append(vec![entry(22, 4, 33)]),
         MarkDurable,
     ]
 }
 
+/// An entry of zeroes: what it leaves in a sector is the same in each life of a segment, but for the masks.
+pub(crate) fn zeroes(index: u64, bytes: usize) -> Record {
+    Record::Entry(LogEntry { index, term: 1, kind: EntryKind::Normal, payload: vec![0; bytes].into() })
+}
+
+/// Segments of the greatest length that retire and are used again, twice over: as a spare, and where they are needed at once. What
+/// they held was batches as they are written again, zeroes among them.
+pub(crate) fn recycling_run() -> Vec<Step> {
+    use Step::{Append, Crash, MarkDurable, Release, Retire, Spare};
+    let mut steps = vec![Append(vec![hard_state(1, 0)])];
+    let mut last = 0;
+    for round in 0..4 {
+        for i in 0..6 {
+            last += 1;
+            let record = if i % 2 == 0 { zeroes(last, 2600) } else { entry(last, 1, 1100 + 300 * i) };
+            steps.push(Append(vec![record]));
+            if i == 3 {
+                steps.push(MarkDurable);
+            }
+        }
+        steps.extend([Append(vec![mark(last - 1, 1, false)]), Release(last - 1)]);
+        match round {
+            0 | 2 => steps.extend([Retire, Spare]),
+            // The next segment comes first, and is a new one.
+            1 => {
+                last += 2;
+                steps.extend([Append(vec![zeroes(last - 1, 3000)]), Append(vec![zeroes(last, 3000)]), Retire]);
+            }
+            _ => steps.push(Retire),
+        }
+    }
+    steps.extend([Crash, Append(vec![zeroes(last + 1, 700)]), MarkDurable]);
+    steps
+}
+
 pub(crate) fn random_run(rng: &mut Rng) -> Vec<Step> {
     let (mut last, mut base, mut term) = (0, 0, 1);
     let mut steps = vec![Step::Append(vec![hard_state(1, 0)])];
-    for _ in 0..18 {
-        let step = match rng.u32(0..12) {
+    for _ in 0..22 {
+        let step = match rng.u32(0..14) {
             0 => Step::MarkDurable,
             1 => Step::Spare,
             2 => Step::Crash,
@@ -81,6 +120,7 @@ pub(crate) fn random_run(rng: &mut Rng) -> Vec<Step> {
                 base = rng.u64(base + 1..=last);
                 Step::Snapshot(base, term)
             }
+            12 | 13 => Step::Retire,
             4 if last > base => {
                 term += 1;
                 last = rng.u64(base + 1..=last);
@@ -106,6 +146,13 @@ pub(crate) fn run(disk: &SimDisk, steps: &[Step]) -> (Vec<Acked>, Option<LogErro
     (acked, result.err())
 }
 
+pub(crate) fn retire(log: &mut FileLog<SimDisk>, disk: &SimDisk) -> Result<(), LogError> {
+    if let Some(retirement) = log.retirement() {
+        log.add_retired(retirement.run(disk)?);
+    }
+    Ok(())
+}
+
 fn try_run(disk: &mut SimDisk, steps: &[Step], acked: &mut Vec<Acked>) -> Result<(), LogError> {
     let (mut log, mut recovered) = open(disk)?;
     for step in steps {
@@ -121,6 +168,7 @@ fn try_run(disk: &mut SimDisk, steps: &[Step], acked: &mut Vec<Acked>) -> Result
             }
             Step::MarkDurable => log.mark_durable()?,
             Step::Release(index) => log.release(*index)?,
+            Step::Retire => retire(&mut log, disk)?,
             Step::Snapshot(index, term) => {
                 write_snapshot(disk, header(*index, *term)).map_err(into_log_error)?;
                 let mut model = acked.last().unwrap().model.clone();
