@@ -12,16 +12,16 @@
 )]
 
 mod chores;
+mod handle;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kv_codec::command::{Batch, BatchBuilder};
-use kv_codec::record::ENTRY_BYTES_MAX;
 use slog::{Logger, error, info, warn};
 use thiserror::Error;
 
@@ -36,14 +36,8 @@ use crate::snapshots::SnapshotError;
 use crate::state_machine::{MachineError, StateMachine};
 use crate::tail::Position;
 use chores::{Chores, Done};
-
-/// Commands that may wait for the driver.
-const QUEUE_COMMANDS_MAX: usize = 16 * 1024;
-/// Bytes of commands that may wait for the driver.
-const QUEUE_BYTES_MAX: usize = 128 << 20;
-/// Bytes of one command: with the batch around it, still an entry that the log takes.
-pub const COMMAND_BYTES_MAX: usize = 63 << 20;
-const _: () = assert!((COMMAND_BYTES_MAX as u64) < ENTRY_BYTES_MAX, "an entry holds a command and its batch's frame");
+use handle::Queue;
+pub use handle::{COMMAND_BYTES_MAX, Handle, ProposeError, Status};
 
 /// How to run a node.
 #[derive(Debug, Clone)]
@@ -105,174 +99,12 @@ pub enum FatalError {
     Recover(#[from] RecoverError),
 }
 
-/// A command was not queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum ProposeError {
-    /// Too many commands wait.
-    #[error("too many requests")]
-    Full,
-    /// The command is longer than [`COMMAND_BYTES_MAX`].
-    #[error("the command is too large")]
-    TooLarge,
-    /// The driver has stopped.
-    #[error("the driver has stopped")]
-    Stopped,
-}
-
-/// Numbers that anyone may read at any time.
-#[derive(Debug, Default)]
-pub struct Status {
-    term: AtomicU64,
-    leader: AtomicU64,
-    committed: AtomicU64,
-    applied: AtomicU64,
-    lone_leader: AtomicBool,
-    /// Entries that held commands.
-    entries: AtomicU64,
-    commands: AtomicU64,
-    fsyncs: AtomicU64,
-    fsync_micros: AtomicU64,
-    snapshots: AtomicU64,
-    leader_changes: AtomicU64,
-}
-
-/// A copy of the numbers of [`Status`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StatusNumbers {
-    /// The current term.
-    pub term: u64,
-    /// The leader's id; 0 for none known.
-    pub leader: u64,
-    /// The last committed index.
-    pub committed: u64,
-    /// The last applied and published index.
-    pub applied: u64,
-    /// Entries with commands that this member proposed.
-    pub entries: u64,
-    /// Commands in them.
-    pub commands: u64,
-    /// Writes of the log, each synced.
-    pub fsyncs: u64,
-    /// Microseconds spent in them.
-    pub fsync_micros: u64,
-    /// Snapshots written.
-    pub snapshots: u64,
-    /// How often another leader became known.
-    pub leader_changes: u64,
-}
-
-impl Status {
-    /// The numbers now; each is right, together they may be a moment apart.
-    #[must_use]
-    pub fn numbers(&self) -> StatusNumbers {
-        let get = |number: &AtomicU64| number.load(Ordering::Acquire);
-        StatusNumbers {
-            term: get(&self.term),
-            leader: get(&self.leader),
-            committed: get(&self.committed),
-            applied: get(&self.applied),
-            entries: get(&self.entries),
-            commands: get(&self.commands),
-            fsyncs: get(&self.fsyncs),
-            fsync_micros: get(&self.fsync_micros),
-            snapshots: get(&self.snapshots),
-            leader_changes: get(&self.leader_changes),
-        }
-    }
-
-    /// Whether this member is the only voter, leads and has applied an entry of its term: the published view is then
-    /// linearizable as it is. Look at this first, then load the view.
-    #[must_use]
-    pub fn is_lone_leader(&self) -> bool {
-        self.lone_leader.load(Ordering::Acquire)
-    }
-}
-
 enum Event {
     Command(Vec<u8>),
     ConfChange(ConfChange, Vec<u8>),
     Input(Input),
     Done(Done),
     Shutdown,
-}
-
-/// Talks to a running driver. Cloning is cheap.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    events: Sender<Event>,
-    queue: Arc<Queue>,
-    status: Arc<Status>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    commands: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-impl Handle {
-    /// Queues an encoded command. Its result comes through [`StateMachine::done`] or [`DriverEvent::Rejected`], by its sequence
-    /// number.
-    ///
-    /// # Errors
-    /// [`ProposeError::Full`] at once when too much waits, [`ProposeError::TooLarge`]; the command is then in no log.
-    pub fn propose(&self, command: Vec<u8>) -> Result<(), ProposeError> {
-        if command.len() > COMMAND_BYTES_MAX {
-            return Err(ProposeError::TooLarge);
-        }
-        let commands = self.queue.commands.fetch_add(1, Ordering::AcqRel);
-        let bytes = self.queue.bytes.fetch_add(command.len(), Ordering::AcqRel);
-        if commands >= QUEUE_COMMANDS_MAX || bytes >= QUEUE_BYTES_MAX {
-            self.queue.release(command.len());
-            return Err(ProposeError::Full);
-        }
-        self.send(Event::Command(command))
-    }
-
-    /// Queues a membership change, as an encoded command and as what raft has to do.
-    ///
-    /// # Errors
-    /// [`ProposeError::Stopped`].
-    pub fn propose_conf_change(&self, change: ConfChange, command: Vec<u8>) -> Result<(), ProposeError> {
-        self.send(Event::ConfChange(change, command))
-    }
-
-    /// Gives the node an input: a peer's message, a read, the fate of a snapshot.
-    ///
-    /// # Errors
-    /// [`ProposeError::Stopped`].
-    pub fn input(&self, input: Input) -> Result<(), ProposeError> {
-        self.send(Event::Input(input))
-    }
-
-    /// Asks the driver to end once everything queued before is done. The log then says that all of it is durable.
-    pub fn shutdown(&self) {
-        // A driver that has stopped needs no telling.
-        let _ = self.send(Event::Shutdown);
-    }
-
-    /// The driver's numbers.
-    #[must_use]
-    pub fn status(&self) -> &Status {
-        &self.status
-    }
-
-    /// Commands that wait for the driver.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.queue.commands.load(Ordering::Acquire)
-    }
-
-    fn send(&self, event: Event) -> Result<(), ProposeError> {
-        self.events.send(event).map_err(|_| ProposeError::Stopped)
-    }
-}
-
-impl Queue {
-    fn release(&self, bytes: usize) {
-        self.commands.fetch_sub(1, Ordering::AcqRel);
-        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-    }
 }
 
 /// A running node.
