@@ -67,6 +67,12 @@ bugs! {
     ReleaseTooMuch = "release-too-much",
     /// Segments are removed without a sync of the directory in between.
     ReleaseWithoutSync = "release-without-sync",
+    /// A segment is used again with no fingerprints of what it holds.
+    NoFingerprints = "no-fingerprints",
+    /// In a segment that is used again, every sector counts as one that was not written since.
+    AllSectorsOld = "all-sectors-old",
+    /// Old content stays behind the last batch, in a sector that was written.
+    NoSectorFill = "no-sector-fill",
     /// Two runs of a member have the same epoch.
     EpochNotRaised = "epoch-not-raised",
     /// A read round uses the context of an earlier one.

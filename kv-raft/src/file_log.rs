@@ -322,7 +322,12 @@ impl<D: Disk> FileLog<D> {
             None => self.new_spare(self.next_bytes().max(with_header)),
         };
         self.bytes_written += spec.bytes_to_write();
-        spec.make(self.disk.as_ref())
+        let made = spec.make(self.disk.as_ref());
+        if matches!(made, Err(LogError::Full { .. })) {
+            // What is kept for batches that would fit into it is in the way of this one.
+            self.give_up_retired();
+        }
+        made
     }
 
     fn try_release(&mut self, index: u64) {
@@ -435,7 +440,8 @@ fn write_batch<F: DiskFile>(
 ) -> Result<u64, LogError> {
     let (len, SegmentInfo { path, header }) = (batch.len(), segment);
     let end = at + len as u64;
-    let left = usize::try_from(end.next_multiple_of(SECTOR_BYTES as u64) - end).expect("less than a sector");
+    let sector_end = if is_planted(Bug::NoSectorFill) { end } else { end.next_multiple_of(SECTOR_BYTES as u64) };
+    let left = usize::try_from(sector_end - end).expect("less than a sector");
     (0..left / TAG_BYTES).for_each(|_| batch.extend_from_slice(&header.tag));
     let written = file.write_all_at(batch, at).map_err(LogError::io("write", path));
     batch.truncate(len);

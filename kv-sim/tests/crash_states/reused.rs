@@ -180,3 +180,15 @@ fn retired_segments_are_given_up_for_something_else() {
     retire(&mut log, &disk).unwrap();
     assert_eq!(names(&disk, ".tmp"), [] as [&str; 0]);
 }
+
+#[test]
+fn retired_segments_make_room_for_a_batch_that_is_too_long_for_them() {
+    let Reused { disk, mut log, model, .. } = reused(false);
+    disk.set_space(Some(0));
+    let records = [entry(model.last() + 1, 1, 9000)];
+    assert!(matches!(log.append(&records), Err(LogError::Full { .. })));
+    retire(&mut log, &disk).unwrap();
+    assert_eq!(names(&disk, ".tmp"), [] as [&str; 0]);
+    disk.set_space(None);
+    log.append(&records).unwrap();
+}
