@@ -191,7 +191,7 @@ impl<'f, F: DiskFile> FrameReader<'f, F> {
             let start = sector * sector_bytes;
             let first = from.saturating_sub(start) / unit_bytes;
             let after = to.saturating_sub(start).min(sector_bytes) / unit_bytes;
-            let asked = (ALL_BLANK >> (u64::from(BlankUnits::BITS) - (after - first))) << first;
+            let asked = (first..after).fold(0, |asked, unit| asked | (1 << unit));
             if self.blank_units(sector)? & asked != 0 {
                 return Ok(true);
             }

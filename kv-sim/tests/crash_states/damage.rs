@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kv_codec::record::frame::{BATCH_HEADER_BYTES, BatchHeader};
 use kv_raft::{EntryKind, FileLog, LogEntry, LogError, LogOptions, LogStore, Record};
 use kv_sim::disk::{SECTOR_BYTES, SimDisk};
 
@@ -116,6 +117,27 @@ fn a_sector_of_zeroes_or_of_another_place_is_refused_or_harmless() {
         }
     }
     assert!(refused > 100, "only {refused} were refused");
+}
+
+/// The header of a statement is right, and there is no payload to look at, but the chain is another one.
+#[test]
+fn a_statement_with_another_chain_is_refused() {
+    let (disk, _) = small_log(true);
+    let path = segments(&disk).pop().unwrap();
+    let mut changed = 0;
+    disk.damage(&path, |content| {
+        let tag: [u8; 16] = content[16..32].try_into().unwrap();
+        for place in content[SECTOR_BYTES..].as_chunks_mut::<BATCH_HEADER_BYTES>().0 {
+            if let Ok(header) = BatchHeader::decode(place, &tag)
+                && header.payload_bytes == 0
+            {
+                *place = BatchHeader { chain: !header.chain, ..header }.encode(&tag);
+                changed += 1;
+            }
+        }
+    });
+    assert!(changed > 0);
+    assert!(matches!(open(&disk), Err(LogError::Corrupt { .. })));
 }
 
 #[test]
