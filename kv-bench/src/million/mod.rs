@@ -91,10 +91,8 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
     let (log_only, always) = (flags(u64::MAX >> 1), flags(1));
     let mut server = target.start(directory.path(), &log_only).await?;
     let mut client = Client::connect(&server, keys, value, seed).await?;
-    // What earlier work left to be written is written, and not counted.
-    let started = Instant::now();
-    let device = device_bytes_per_byte(&client, directory.path()).await?;
-    figures.add("puts, each key once", "/s", f64::from(keys) / started.elapsed().as_secs_f64());
+    let (took, device) = put_all(&client, directory.path()).await?;
+    figures.add("puts, each key once", "/s", f64::from(keys) / took.as_secs_f64());
     figures.add("device bytes per acknowledged byte, log", "", device);
     tokio::time::sleep(SETTLE).await;
     let rss = rss_bytes(server.pid())? as f64;
@@ -151,7 +149,7 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
         client = Client::connect(&server, keys, value, seed).await?;
         let mut device = None;
         for _ in 0..ROUNDS {
-            device = device_bytes_per_byte(&client, directory.path()).await?;
+            (_, device) = put_all(&client, directory.path()).await?;
             // Its revisions add up otherwise.
             client.compact().await?;
         }
@@ -168,16 +166,18 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
 const RESTART: &str = "restart to first read";
 const READERS: &str = "a reader's speed while the map it reads is written, to another one";
 
-/// Puts every key: how many bytes reached the device of `directory` for each that was acknowledged.
-async fn device_bytes_per_byte(client: &Client, directory: &Path) -> Result<Option<f64>> {
+/// Puts every key: how long it took, and how many bytes reached the device of `directory` for each that was acknowledged.
+async fn put_all(client: &Client, directory: &Path) -> Result<(Duration, Option<f64>)> {
     // What earlier work left to be written is written, and not counted.
     rustix::fs::sync();
     let before = device_bytes_written(directory).ok();
+    let started = Instant::now();
     client.put_all().await?;
+    let took = started.elapsed();
     rustix::fs::sync();
     let written = before.and_then(|before| Some(device_bytes_written(directory).ok()?.saturating_sub(before)));
     let acknowledged = client.len() as f64 * client.pair_bytes() as f64;
-    Ok(written.map(|bytes| bytes as f64 / acknowledged))
+    Ok((took, written.map(|bytes| bytes as f64 / acknowledged)))
 }
 
 /// The worst put in milliseconds while `work` went on, and what came of the work.
