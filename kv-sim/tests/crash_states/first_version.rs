@@ -41,9 +41,9 @@ fn a_log_of_the_first_version_is_read_and_goes_on() {
         log.append(&records).unwrap();
         model.append(&records);
         let disk = disk.power_loss(|| false);
-        let versions = segments(&disk).into_iter().map(|path| disk.content(&path).unwrap()[8]);
+        let mut versions = segments(&disk).into_iter().map(|path| disk.content(&path).unwrap()[8]);
         // Nothing is added to an old segment.
-        assert!(versions.clone().take(first - 1).all(|version| version == 1) && versions.last() == Some(2));
+        assert!(versions.clone().take(first - 1).all(|version| version == 1) && versions.next_back() == Some(2));
         let (mut log, recovered) = open(&disk).unwrap();
         assert_eq!(observe(&mut log, &recovered), model);
     }
