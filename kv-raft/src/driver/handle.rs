@@ -116,8 +116,8 @@ pub(super) struct Queue {
 }
 
 impl Handle {
-    /// Queues an encoded command. Its result comes through [`StateMachine::done`](crate::StateMachine::done) or [`DriverEvent::Rejected`](super::DriverEvent::Rejected), by its sequence
-    /// number.
+    /// Queues an encoded command. Its result comes through [`StateMachine::done`](crate::StateMachine::done) or
+    /// [`DriverEvent::Rejected`](super::DriverEvent::Rejected), by its sequence number.
     ///
     /// # Errors
     /// [`ProposeError::Full`] at once when too much waits, [`ProposeError::TooLarge`]; the command is then in no log.
