@@ -212,8 +212,10 @@ mod tests {
     fn a_fault_that_never_strikes_and_a_check_that_is_left_out_are_missed() {
         let missed = |total: Counts| met_all(&total).expect_err("most of it never happened").to_string();
         let searched = Counts { blind_keys: 10, blind_undecided: 1, ..Counts::default() };
-        assert!(missed(searched).contains(", no torn writes cut, no snapshots taken,"));
-        assert!(missed(Counts { torn_cut: 1, ..searched }).contains("cut short themselves, no snapshots taken,"));
+        assert!(missed(searched).contains(", no torn writes cut, no log segments used again,"));
+        assert!(
+            missed(Counts { torn_cut: 1, ..searched }).contains("cut short themselves, no log segments used again,")
+        );
         assert_eq!(missed(Counts { blind_undecided: 2, ..searched }), "2 of 10 searches were given up");
     }
 }

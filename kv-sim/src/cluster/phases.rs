@@ -10,8 +10,9 @@ use crate::report::Counts;
 
 /// Once the faults are over, a quorum, and then the cluster, has to be whole within this.
 const CONVERGE_US: u64 = 60_000_000;
-/// What a log takes when nothing is under way: the current segment, and what a snapshot not yet due spans.
-const LOG_BYTES_MAX: u64 = 16 << 20;
+/// Segments that a log keeps beside those for entries of no snapshot, each of which may be as long as one: the current segment, and
+/// what starts and hard states take.
+const SEGMENTS_MAX: u64 = 64;
 /// Snapshot files of one member: the one that counts, and newer ones of leaders that were not needed in the end. The next snapshot
 /// removes those.
 const SNAPSHOTS_MAX: usize = 10;
@@ -178,14 +179,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// What piles up where nothing is under way.
+    /// What must not pile up.
     fn bounded(&mut self, id: u64) -> Result<(), String> {
         use kv_raft::{Disk, LogStats, LogStore};
         let life = self.life(id);
-        let LogStats { disk_bytes, segments_reused, .. } = life.log.stats();
+        let LogStats { segments, segments_reused, .. } = life.log.stats();
+        let entries = life.machine.applied().index - life.snapshot.index;
         let snapshots = life.disk.list("snap").map_or(0, |names| names.len());
-        if disk_bytes > LOG_BYTES_MAX || snapshots > SNAPSHOTS_MAX {
-            return Err(format!("member {id} keeps {disk_bytes} bytes of log and {snapshots} snapshots"));
+        if segments > SEGMENTS_MAX + entries || snapshots > SNAPSHOTS_MAX {
+            return Err(format!("member {id} keeps {segments} segments for {entries} entries, {snapshots} snapshots"));
         }
         self.report.counts.segments_reused += segments_reused;
         Ok(())

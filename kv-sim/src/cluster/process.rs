@@ -42,7 +42,8 @@ pub(super) struct Life {
     /// Writes that wait for the disk, in order; the first may be one that found it full.
     to_persist: VecDeque<Persist>,
     writing: bool,
-    snapshot: Position,
+    /// What the last snapshot stands for.
+    pub(super) snapshot: Position,
     /// A snapshot that is being written.
     snapshot_running: Option<(Position, View)>,
     offered: Option<(Position, Arc<View>)>,
