@@ -27,9 +27,12 @@ const CASES: [(&str, Damage); 3] = [
     ("the last write torn", Damage::Tear),
 ];
 
+/// The entries that are damaged.
+const FLIPPED: [u64; 2] = [ENTRIES / 2, ENTRIES];
+
 #[derive(Clone, Copy)]
 enum Damage {
-    /// A bit of this entry's payload.
+    /// A bit of this entry's payload, which is one of [`FLIPPED`].
     Flip(u64),
     /// Of the last write, only the first sectors arrived.
     Tear,
@@ -41,10 +44,10 @@ pub(super) fn table(lab: &Lab) -> Result<Table> {
     let mut table = Table::new(caption, &head);
     for kind in KINDS {
         lab.stop.check()?;
-        let (before, after) = write(lab, kind)?;
+        let written = write(lab, kind)?;
         let mut row = vec![kind.name.to_owned()];
         for (_, damage) in CASES {
-            let files = damaged(&before, &after, damage)?;
+            let files = damaged(&written, damage)?;
             let dir = lab.fresh_dir()?;
             restore(dir.path(), &files)?;
             let opened = (kind.open)(dir.path(), &mut |index, found| found == payload(index));
@@ -60,17 +63,60 @@ fn payload(index: u64) -> Vec<u8> {
     text.bytes().cycle().take(PAYLOAD_BYTES).collect()
 }
 
-/// The files before the last append, and after it. The log is still open, as when a machine dies.
-fn write(lab: &Lab, kind: &Kind) -> Result<(Files, Files)> {
+/// What a log wrote.
+struct Written {
+    /// The files before the last append.
+    before: Files,
+    /// The files after it.
+    after: Files,
+    /// For each of [`FLIPPED`], the file in which it is, and where in there the middle of its payload is. A log may not store what it is
+    /// given as it is: the place is where its files changed.
+    places: Vec<(u64, OsString, usize)>,
+}
+
+/// Writes a log. It is still open when its files are read, as when a machine dies.
+fn write(lab: &Lab, kind: &Kind) -> Result<Written> {
     let dir = lab.fresh_dir()?;
     let mut log = (kind.create)(dir.path(), true)?;
-    for index in 1..ENTRIES {
+    let mut written = Written { before: Files::new(), after: Files::new(), places: Vec::new() };
+    for index in 1..=ENTRIES {
+        let is_flipped = FLIPPED.contains(&index);
+        if is_flipped {
+            written.before = files(dir.path(), Path::new(""))?;
+        }
         log.append(index, &[payload(index)])?;
-        log.prepare()?;
+        if is_flipped {
+            written.after = files(dir.path(), Path::new(""))?;
+            let (path, at) = grown(&written).context("an append changed no file")?;
+            written.places.push((index, path, at + PAYLOAD_BYTES / 2));
+        }
+        if index < ENTRIES {
+            log.prepare()?;
+        }
     }
-    let before = files(dir.path(), Path::new(""))?;
-    log.append(ENTRIES, &[payload(ENTRIES)])?;
-    Ok((before, files(dir.path(), Path::new(""))?))
+    Ok(written)
+}
+
+/// The file to which the last append added most, and where it began to.
+fn grown(Written { before, after, .. }: &Written) -> Option<(OsString, usize)> {
+    let changed = |(path, new): &(OsString, Vec<u8>)| {
+        let (first, last) = changed(old_of(before, path), new)?;
+        Some((last - first, path.clone(), first))
+    };
+    let (_, path, first) = after.iter().filter_map(changed).max_by_key(|(bytes, ..)| *bytes)?;
+    Some((path, first))
+}
+
+/// What a file held before; nothing if it was not there.
+fn old_of<'a>(before: &'a Files, path: &OsString) -> &'a [u8] {
+    before.iter().find(|(old, _)| old == path).map_or(&[], |(_, bytes)| bytes)
+}
+
+/// The first and the last byte that are not what they were.
+fn changed(old: &[u8], new: &[u8]) -> Option<(usize, usize)> {
+    let differs = |at: &usize| old.get(*at) != new.get(*at);
+    let first = (0..new.len()).find(differs)?;
+    Some((first, (first..new.len()).rev().find(differs).unwrap_or(first)))
 }
 
 fn files(root: &Path, under: &Path) -> Result<Files> {
@@ -99,22 +145,19 @@ fn restore(root: &Path, files: &Files) -> Result<()> {
     Ok(())
 }
 
-fn damaged(before: &Files, after: &Files, damage: Damage) -> Result<Files> {
-    let mut files = after.clone();
+fn damaged(written: &Written, damage: Damage) -> Result<Files> {
+    let mut files = written.after.clone();
     let mut hits = 0;
     for (path, bytes) in &mut files {
         match damage {
             Damage::Flip(index) => {
-                let wanted = payload(index);
-                if let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) {
-                    bytes[at + wanted.len() / 2] ^= 1;
+                let place = written.places.iter().find(|(of, file, _)| *of == index && file == path);
+                if let Some(byte) = place.and_then(|(.., at)| bytes.get_mut(*at)) {
+                    *byte ^= 1;
                     hits += 1;
                 }
             }
-            Damage::Tear => {
-                let old = before.iter().find(|(old, _)| old == path).map_or(&[][..], |(_, bytes)| bytes);
-                hits += usize::from(tear(old, bytes));
-            }
+            Damage::Tear => hits += usize::from(tear(old_of(&written.before, path), bytes)),
         }
     }
     ensure!(hits > 0, "the damage found nothing to hit");
@@ -123,9 +166,7 @@ fn damaged(before: &Files, after: &Files, damage: Damage) -> Result<Files> {
 
 /// Takes back the second half of what changed, from a sector's border on; whether something changed.
 fn tear(old: &[u8], new: &mut Vec<u8>) -> bool {
-    let same = |at: usize| old.get(at) == new.get(at);
-    let Some(first) = (0..new.len()).find(|at| !same(*at)) else { return false };
-    let last = (first..new.len()).rev().find(|at| !same(*at)).unwrap_or(first);
+    let Some((first, last)) = changed(old, new) else { return false };
     let cut = (first + (last - first) / 2).next_multiple_of(SECTOR).min(new.len());
     if old.len() < new.len() {
         new.truncate(cut.max(old.len()));
