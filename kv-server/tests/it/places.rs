@@ -138,9 +138,11 @@ async fn a_flipped_byte_in_the_log_is_found_and_nothing_is_cut() {
         check_refused(dir.path(), &[&name, "at offset 512", "restore this member from a snapshot"]);
     }
     // The last batch, which nothing after it says was synced: all of it was written, so that it may have been acknowledged.
-    let last = good.windows(VALUE.len()).rposition(|window| window == VALUE.as_bytes()).unwrap();
+    // What was never written is the segment's tag over and over.
+    let (chunks, _) = good.as_chunks::<16>();
+    let last = chunks.iter().rposition(|chunk| Some(chunk) != chunks.last()).unwrap();
     let mut bad = good.clone();
-    bad[last] ^= 1;
+    bad[16 * last] ^= 1;
     fs::write(&segment, &bad).unwrap();
     check_refused(dir.path(), &[&name, "is corrupt at offset", "restore this member from a snapshot"]);
     let mut bad = good.clone();
