@@ -40,6 +40,8 @@ pub const BATCH_VERSION: u8 = 1;
 pub const FIELD_BYTES_MAX: u64 = 1 << 30;
 /// The longest user name.
 pub const USER_BYTES_MAX: u64 = 4096;
+/// The learners a cluster may have unless it is told otherwise (etcd's `--max-learners`).
+pub const LEARNERS_DEFAULT: u64 = 1;
 /// Bytes before the first command of a batch.
 const BATCH_HEADER_BYTES: usize = 5;
 
@@ -177,7 +179,12 @@ pub enum Body<'a> {
     /// See [`Publish`].
     Publish(Publish),
     /// Adds a member (travels in a conf-change entry).
-    MemberAdd(Member),
+    MemberAdd {
+        /// The member.
+        member: Member,
+        /// How many learners there may be then, at least [`LEARNERS_DEFAULT`].
+        learners_max: u64,
+    },
     /// Removes a member (travels in a conf-change entry).
     MemberRemove(u64),
     /// Makes a learner a voter (travels in a conf-change entry).
@@ -278,9 +285,12 @@ impl Body<'_> {
                 put_bytes(out, publish.name.as_bytes());
                 crate::member::put_strings(out, &publish.client_urls);
             }
-            Body::MemberAdd(member) => {
+            Body::MemberAdd { member, learners_max } => {
                 out.push(KIND_MEMBER_ADD);
                 member.encode(out);
+                if *learners_max != LEARNERS_DEFAULT {
+                    put_u64(out, *learners_max);
+                }
             }
             Body::MemberRemove(id) => {
                 out.push(KIND_MEMBER_REMOVE);
@@ -339,7 +349,7 @@ impl<'a> Body<'a> {
                 name: crate::member::string(&mut reader, NAME_BYTES_MAX, "member name")?,
                 client_urls: crate::member::strings(&mut reader, URLS_MAX, "client URLs")?,
             }),
-            KIND_MEMBER_ADD => Body::MemberAdd(Member::decode(&mut reader)?),
+            KIND_MEMBER_ADD => decode_member_add(&mut reader)?,
             KIND_MEMBER_REMOVE => Body::MemberRemove(reader.fixed_u64("member id")?),
             KIND_MEMBER_PROMOTE => Body::MemberPromote(reader.fixed_u64("member id")?),
             KIND_MEMBER_UPDATE => Body::MemberUpdate {
@@ -373,6 +383,18 @@ impl AlarmKind {
             2 => Ok(Self::Corrupt),
             _ => Err(DecodeError::Invalid("alarm")),
         }
+    }
+}
+
+fn decode_member_add<'a>(reader: &mut Reader<'a>) -> Result<Body<'a>, DecodeError> {
+    let member = Member::decode(reader)?;
+    if reader.rest().is_empty() {
+        return Ok(Body::MemberAdd { member, learners_max: LEARNERS_DEFAULT });
+    }
+    match reader.u64("learners")? {
+        // There is one way to write it; and a cluster that may have none is not told so by a member that joins.
+        ..=LEARNERS_DEFAULT => Err(DecodeError::Invalid("learners")),
+        learners_max => Ok(Body::MemberAdd { member, learners_max }),
     }
 }
 
@@ -622,6 +644,11 @@ mod tests {
         }
     }
 
+    fn a_learner() -> Member {
+        let peer_urls = vec!["http://p:2".into()];
+        Member { id: 9, name: String::new(), peer_urls, client_urls: vec![], is_learner: true }
+    }
+
     fn bodies() -> Vec<Body<'static>> {
         vec![
             put(b"key"),
@@ -641,13 +668,8 @@ mod tests {
             Body::Alarm(Alarm { raise: true, member: 9, kind: AlarmKind::NoSpace }),
             Body::Alarm(Alarm { raise: false, member: 0, kind: AlarmKind::Corrupt }),
             Body::Publish(Publish { id: 7, name: "n".into(), client_urls: vec!["http://a:1".into()] }),
-            Body::MemberAdd(Member {
-                id: 9,
-                name: String::new(),
-                peer_urls: vec!["http://p:2".into()],
-                client_urls: vec![],
-                is_learner: true,
-            }),
+            Body::MemberAdd { member: a_learner(), learners_max: LEARNERS_DEFAULT },
+            Body::MemberAdd { member: a_learner(), learners_max: 300 },
             Body::MemberRemove(u64::MAX),
             Body::MemberPromote(3),
             Body::MemberUpdate { id: 4, peer_urls: vec!["http://q:3".into(), "http://r:4".into()] },
@@ -675,12 +697,29 @@ mod tests {
         );
     }
 
+    fn body(body: Body<'_>) -> Vec<u8> {
+        let command = body.encode(&CommandHeader::default());
+        CommandRef::decode(&command).unwrap().body.to_vec()
+    }
+
+    #[test]
+    fn golden_members() {
+        let learner = [&[65, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 10][..], b"http://p:2", &[0, 1]].concat();
+        assert_eq!(body(Body::MemberAdd { member: a_learner(), learners_max: 1 }), learner);
+        assert_eq!(
+            body(Body::MemberAdd { member: a_learner(), learners_max: 300 }),
+            [&learner[..], &[0xac, 2]].concat()
+        );
+        for fewer in [0, 1] {
+            let bytes = [&learner[..], &[fewer]].concat();
+            assert_eq!(Body::decode(&bytes), Err(DecodeError::Invalid("learners")));
+        }
+        assert_eq!(body(Body::MemberRemove(3)), [66, 3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(body(Body::MemberPromote(3)), [67, 3, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
     #[test]
     fn golden_leases_and_alarms() {
-        let body = |body: Body<'_>| {
-            let command = body.encode(&CommandHeader::default());
-            CommandRef::decode(&command).unwrap().body.to_vec()
-        };
         assert_eq!(body(Body::LeaseGrant { id: 300, ttl: 60 }), [6, 0xac, 2, 60]);
         assert_eq!(body(Body::LeaseRevoke { id: 300, expired: None }), [7, 0xac, 2, 0]);
         let expired = Some(Expired { term: 2, granted: 9 });

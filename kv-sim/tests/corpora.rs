@@ -94,7 +94,7 @@ fn commands() -> Vec<Vec<u8>> {
         Body::Txn(txn),
         Body::Compact { revision: 2 },
         Body::Publish(Publish { id: 3, name: "n".into(), client_urls: vec!["http://c:1".into()] }),
-        Body::MemberAdd(a_member()),
+        Body::MemberAdd { member: a_member(), learners_max: 1 },
         Body::MemberRemove(4),
         Body::MemberPromote(5),
         Body::MemberUpdate { id: 6, peer_urls: vec!["http://p:2".into()] },

@@ -7,9 +7,6 @@ use kv_codec::member::Member;
 
 use crate::Rejection;
 
-/// The most learners a cluster has (etcd's `--max-learners`).
-pub(crate) const LEARNERS_MAX: usize = 1;
-
 /// The members, and the ids of those that were removed. Cloning copies a pointer.
 ///
 /// * An id that was removed never comes back.
@@ -38,7 +35,12 @@ pub enum ConfChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberChange {
     /// See [`kv_codec::command::Body::MemberAdd`].
-    Add(Member),
+    Add {
+        /// The member.
+        member: Member,
+        /// How many learners there may be then.
+        learners_max: u64,
+    },
     /// See [`kv_codec::command::Body::MemberRemove`].
     Remove(u64),
     /// See [`kv_codec::command::Body::MemberPromote`].
@@ -90,18 +92,18 @@ impl Members {
     /// Applies `change`, or says why not and changes nothing.
     pub(crate) fn change(&mut self, change: MemberChange) -> Result<ConfChange, Rejection> {
         match change {
-            MemberChange::Add(member) => self.add(member),
+            MemberChange::Add { member, learners_max } => self.add(member, learners_max),
             MemberChange::Remove(id) => self.remove(id),
             MemberChange::Promote(id) => self.promote(id),
         }
     }
 
-    fn add(&mut self, member: Member) -> Result<ConfChange, Rejection> {
+    fn add(&mut self, member: Member, learners_max: u64) -> Result<ConfChange, Rejection> {
         if self.0.list.contains_key(&member.id) || self.0.removed.contains(&member.id) {
             return Err(Rejection::MemberIdExists);
         }
         self.check_peer_urls(member.id, &member.peer_urls)?;
-        if member.is_learner && self.learners().len() >= LEARNERS_MAX {
+        if member.is_learner && self.learners().len() as u64 >= learners_max {
             return Err(Rejection::TooManyLearners);
         }
         let id = member.id;
@@ -170,18 +172,34 @@ mod tests {
         Member { id, name: String::new(), peer_urls, client_urls: vec![], is_learner }
     }
 
+    fn add(member: Member) -> MemberChange {
+        MemberChange::Add { member, learners_max: 1 }
+    }
+
     #[test]
     fn a_learner_joins_is_promoted_and_leaves_for_good() {
         let mut members = Members::new([member(1, false)], []);
-        assert_eq!(members.change(MemberChange::Add(member(2, true))), Ok(ConfChange::AddLearner(2)));
+        assert_eq!(members.change(add(member(2, true))), Ok(ConfChange::AddLearner(2)));
         assert_eq!((members.voters(), members.learners()), (vec![1], vec![2]));
-        assert_eq!(members.change(MemberChange::Add(member(3, true))), Err(Rejection::TooManyLearners));
+        assert_eq!(members.change(add(member(3, true))), Err(Rejection::TooManyLearners));
         assert_eq!(members.change(MemberChange::Promote(2)), Ok(ConfChange::AddVoter(2)));
         assert_eq!(members.change(MemberChange::Promote(2)), Err(Rejection::NotLearner));
         assert_eq!(members.change(MemberChange::Remove(2)), Ok(ConfChange::Remove(2)));
         assert_eq!(members.change(MemberChange::Remove(2)), Err(Rejection::MemberNotFound));
-        assert_eq!(members.change(MemberChange::Add(member(2, false))), Err(Rejection::MemberIdExists));
+        assert_eq!(members.change(add(member(2, false))), Err(Rejection::MemberIdExists));
         assert_eq!(members.removed().collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn there_are_as_many_learners_as_the_change_says() {
+        let mut members = Members::new([member(1, false)], []);
+        let mut join = |id, is_learner, learners_max| {
+            members.change(MemberChange::Add { member: member(id, is_learner), learners_max })
+        };
+        assert_eq!(join(2, true, 2), Ok(ConfChange::AddLearner(2)));
+        assert_eq!(join(3, true, 2), Ok(ConfChange::AddLearner(3)));
+        assert_eq!(join(4, true, 2), Err(Rejection::TooManyLearners));
+        assert_eq!(join(5, false, 1), Ok(ConfChange::AddVoter(5)), "a voter is none of them");
     }
 
     #[test]
@@ -190,8 +208,8 @@ mod tests {
         let before = members.clone();
         let mut twin = member(3, false);
         twin.peer_urls = member(1, false).peer_urls;
-        assert_eq!(members.change(MemberChange::Add(twin.clone())), Err(Rejection::PeerUrlExists));
-        assert_eq!(members.change(MemberChange::Add(member(1, false))), Err(Rejection::MemberIdExists));
+        assert_eq!(members.change(add(twin.clone())), Err(Rejection::PeerUrlExists));
+        assert_eq!(members.change(add(member(1, false))), Err(Rejection::MemberIdExists));
         assert_eq!(members.change(MemberChange::Remove(1)), Err(Rejection::NotEnoughMembers));
         assert_eq!(members.update(2, twin.peer_urls), Err(Rejection::PeerUrlExists));
         assert_eq!(members.publish(9, "x".into(), vec![]), Err(Rejection::MemberNotFound));

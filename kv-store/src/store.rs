@@ -168,7 +168,7 @@ impl Store {
                     let members = &mut self.view.members;
                     members.update(id, peer_urls).map(|()| Outcome::Members(members.clone()))
                 }
-                Body::MemberAdd(_) | Body::MemberRemove(_) | Body::MemberPromote(_) => {
+                Body::MemberAdd { .. } | Body::MemberRemove(_) | Body::MemberPromote(_) => {
                     return Err(ApplyError::WrongKind { index });
                 }
             };
@@ -195,7 +195,7 @@ impl Store {
             return Err(ApplyError::WrongKind { index });
         };
         let change = match Body::decode(command.map_err(unreadable)?.body).map_err(unreadable)? {
-            Body::MemberAdd(member) => MemberChange::Add(member),
+            Body::MemberAdd { member, learners_max } => MemberChange::Add { member, learners_max },
             Body::MemberRemove(id) => MemberChange::Remove(id),
             Body::MemberPromote(id) => MemberChange::Promote(id),
             _ => return Err(ApplyError::WrongKind { index }),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use kv_codec::command::{BatchBuilder, Body};
+use kv_codec::command::{BatchBuilder, Body, LEARNERS_DEFAULT};
 use kv_raft::{ConfChange, Input, Membership};
 
 use super::{Cluster, Event, Fate, TICK_US, Work};
@@ -162,11 +162,12 @@ impl Cluster {
         if self.life(leader).is_full() {
             return Ok(());
         }
+        let add = |member| Body::MemberAdd { member, learners_max: LEARNERS_DEFAULT };
         let is_member = self.life(leader).machine.view().members().get(id_of(change)).is_some();
         let body = match change {
             ConfChange::AddVoter(id) if is_member => Body::MemberPromote(id),
-            ConfChange::AddVoter(id) => Body::MemberAdd(self.member_record(id, false)),
-            ConfChange::AddLearner(id) => Body::MemberAdd(self.member_record(id, true)),
+            ConfChange::AddVoter(id) => add(self.member_record(id, false)),
+            ConfChange::AddLearner(id) => add(self.member_record(id, true)),
             ConfChange::Remove(id) => Body::MemberRemove(id),
         };
         let header = self.enroll(leader, Request::Member);

@@ -44,10 +44,14 @@ fn an_entry_out_of_order_is_an_error_and_changes_nothing() {
     }
 }
 
+fn add(member: Member) -> Body<'static> {
+    Body::MemberAdd { member, learners_max: command::LEARNERS_DEFAULT }
+}
+
 #[test]
 fn a_command_of_the_wrong_kind_is_an_error() {
     let wrong = Err(ApplyError::WrongKind { index: 4 });
-    for body in [Body::MemberAdd(newcomer(7)), Body::MemberRemove(2), Body::MemberPromote(3)] {
+    for body in [add(newcomer(7)), Body::MemberRemove(2), Body::MemberPromote(3)] {
         let mut store = store();
         assert_eq!(store.apply(4, 2, &batch(&[body]), &mut Vec::new()), wrong);
         assert_eq!(store.view().members(), genesis().view().members());
@@ -108,13 +112,13 @@ fn conf_changes() {
             _ => (None, change),
         }
     };
-    assert_eq!(change(Body::MemberAdd(newcomer(7))), (None, Some(ConfChange::AddVoter(7))));
-    assert_eq!(change(Body::MemberAdd(newcomer(7))), (Some(Rejection::MemberIdExists), None));
-    assert_eq!(change(Body::MemberAdd(newcomer(99))), (Some(Rejection::MemberIdExists), None));
+    assert_eq!(change(add(newcomer(7))), (None, Some(ConfChange::AddVoter(7))));
+    assert_eq!(change(add(newcomer(7))), (Some(Rejection::MemberIdExists), None));
+    assert_eq!(change(add(newcomer(99))), (Some(Rejection::MemberIdExists), None));
     assert_eq!(change(Body::MemberPromote(3)), (None, Some(ConfChange::AddVoter(3))));
     assert_eq!(change(Body::MemberPromote(3)), (Some(Rejection::NotLearner), None));
     let learner = Member { is_learner: true, ..newcomer(8) };
-    assert_eq!(change(Body::MemberAdd(learner)), (None, Some(ConfChange::AddLearner(8))));
+    assert_eq!(change(add(learner)), (None, Some(ConfChange::AddLearner(8))));
     for (id, wanted) in [(7, None), (3, None), (2, None), (1, Some(Rejection::NotEnoughMembers))] {
         assert_eq!(change(Body::MemberRemove(id)), (wanted, wanted.is_none().then_some(ConfChange::Remove(id))));
     }
