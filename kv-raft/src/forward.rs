@@ -33,6 +33,11 @@ impl Span {
         }
         span.ok_or(DecodeError::Invalid("forwarded batch"))
     }
+
+    /// Whether it is one command.
+    pub(crate) fn is_one(&self) -> bool {
+        self.first == self.last
+    }
 }
 
 /// Remembers, for the leader's term, the last number taken from each member.

@@ -43,13 +43,29 @@ pub struct Envelope {
 /// What members say to each other.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PeerMessage {
-    /// Raft's own. Never a proposal, a read or a transfer: those are the three below, or local.
+    /// Raft's own. Never a proposal, a read or a transfer: those are below, or local.
     Raft(Box<Message>),
     /// A batch of commands for the leader to propose. Sent once; never again after an unknown outcome.
     Forward {
         /// The term whose leader is meant; any other drops it.
         leader_term: u64,
         /// A [`kv_codec::command::Batch`].
+        batch: Bytes,
+    },
+    /// A membership change for the leader to propose. Sent once, as a [`PeerMessage::Forward`]; a refusal is answered.
+    ForwardChange {
+        /// The term whose leader is meant; any other drops it.
+        leader_term: u64,
+        /// What raft has to do.
+        change: ConfChange,
+        /// A batch of the one command that says so to the state machine.
+        batch: Bytes,
+    },
+    /// Answers a [`PeerMessage::ForwardChange`] that was not taken: it is in no log.
+    Refused {
+        /// Why.
+        reason: RejectReason,
+        /// The batch as it was sent.
         batch: Bytes,
     },
     /// Asks the leader for an index at which a read is linearizable.
@@ -188,8 +204,8 @@ pub enum RejectReason {
     Busy,
     /// Another membership change is not applied yet.
     ConfChangePending,
-    /// Only the leader takes this.
-    NotLeader,
+    /// The learner that is to become a voter lacks too much of the log.
+    NotInSync,
     /// The disk has no room for the log.
     NoSpace,
 }

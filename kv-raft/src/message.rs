@@ -9,6 +9,9 @@
 //! 2 forward     = term of the leader that is meant (varint) | a batch
 //! 3 read        = epoch | round                                                                               (varints)
 //! 4 read's answer = epoch | round | term | index                                                              (varints)
+//! 5 change      = term of the leader that is meant (varint) | what to do (1 byte: 1 add a voter, 2 add a learner, 3 remove)
+//!               | member (8 bytes) | a batch of one command
+//! 6 refusal     = why (1 byte: 1 no leader, 2 busy, 3 another change is pending, 4 not in sync, 5 no space) | the batch as it was sent
 //! ```
 //!
 //! Raft's own protobuf stays in memory: what travels is read by nothing but this. Whether a message makes sense is for
@@ -20,7 +23,7 @@ use kv_codec::record::{ENTRY_BYTES_MAX, EntryKind, LogEntry};
 use kv_codec::varint::{Reader, put_bytes, put_u64};
 use raft::eraftpb::{Entry, Message, MessageType};
 
-use crate::io::{Envelope, Membership, PeerMessage};
+use crate::io::{ConfChange, Envelope, Membership, PeerMessage, RejectReason};
 use crate::tail::{Position, snapshot_at, to_log_entry, to_raft_entry};
 
 /// The format that this build speaks.
@@ -30,6 +33,8 @@ const RAFT: u8 = 1;
 const FORWARD: u8 = 2;
 const READ_REQUEST: u8 = 3;
 const READ_RESPONSE: u8 = 4;
+const FORWARD_CHANGE: u8 = 5;
+const REFUSED: u8 = 6;
 
 /// Raft says little there: why somebody stands for election.
 const CONTEXT_BYTES_MAX: u64 = 1024;
@@ -61,6 +66,8 @@ impl Envelope {
             PeerMessage::Forward { .. } => FORWARD,
             PeerMessage::ReadRequest { .. } => READ_REQUEST,
             PeerMessage::ReadResponse { .. } => READ_RESPONSE,
+            PeerMessage::ForwardChange { .. } => FORWARD_CHANGE,
+            PeerMessage::Refused { .. } => REFUSED,
         };
         out.extend_from_slice(&[MESSAGE_VERSION, kind]);
         out.extend_from_slice(&self.from.to_le_bytes());
@@ -76,6 +83,15 @@ impl Envelope {
             }
             PeerMessage::ReadResponse { epoch, round, term, index } => {
                 [*epoch, *round, *term, *index].into_iter().for_each(|number| put_u64(&mut out, number));
+            }
+            PeerMessage::ForwardChange { leader_term, change, batch } => {
+                put_u64(&mut out, *leader_term);
+                put_change(&mut out, *change);
+                out.extend_from_slice(batch);
+            }
+            PeerMessage::Refused { reason, batch } => {
+                out.push(reason_number(*reason));
+                out.extend_from_slice(batch);
             }
         }
         out
@@ -104,6 +120,15 @@ impl Envelope {
                 let batch = bytes.slice_ref(reader.take(reader.rest().len(), "batch")?);
                 PeerMessage::Forward { leader_term, batch }
             }
+            FORWARD_CHANGE => PeerMessage::ForwardChange {
+                leader_term: reader.u64("term")?,
+                change: change(&mut reader)?,
+                batch: bytes.slice_ref(reader.take(reader.rest().len(), "batch")?),
+            },
+            REFUSED => PeerMessage::Refused {
+                reason: reason(reader.u8("reason")?)?,
+                batch: bytes.slice_ref(reader.take(reader.rest().len(), "batch")?),
+            },
             READ_REQUEST => PeerMessage::ReadRequest { epoch: reader.u64("epoch")?, round: reader.u64("round")? },
             READ_RESPONSE => PeerMessage::ReadResponse {
                 epoch: reader.u64("epoch")?,
@@ -123,8 +148,53 @@ fn payload_bytes(body: &PeerMessage) -> usize {
         PeerMessage::Raft(message) => {
             message.get_entries().iter().map(|entry| 32 + entry.data.len() + entry.context.len()).sum()
         }
-        PeerMessage::Forward { batch, .. } => batch.len(),
+        PeerMessage::Forward { batch, .. }
+        | PeerMessage::ForwardChange { batch, .. }
+        | PeerMessage::Refused { batch, .. } => batch.len(),
         PeerMessage::ReadRequest { .. } | PeerMessage::ReadResponse { .. } => 0,
+    }
+}
+
+fn put_change(out: &mut Vec<u8>, change: ConfChange) {
+    let (kind, id) = match change {
+        ConfChange::AddVoter(id) => (1, id),
+        ConfChange::AddLearner(id) => (2, id),
+        ConfChange::Remove(id) => (3, id),
+    };
+    out.push(kind);
+    out.extend_from_slice(&id.to_le_bytes());
+}
+
+fn change(reader: &mut Reader<'_>) -> Result<ConfChange, DecodeError> {
+    let (kind, id) = (reader.u8("change")?, reader.fixed_u64("member")?);
+    match kind {
+        // Raft knows no member 0.
+        _ if id == 0 => Err(DecodeError::Invalid("member")),
+        1 => Ok(ConfChange::AddVoter(id)),
+        2 => Ok(ConfChange::AddLearner(id)),
+        3 => Ok(ConfChange::Remove(id)),
+        _ => Err(DecodeError::Invalid("change")),
+    }
+}
+
+fn reason_number(reason: RejectReason) -> u8 {
+    match reason {
+        RejectReason::NoLeader => 1,
+        RejectReason::Busy => 2,
+        RejectReason::ConfChangePending => 3,
+        RejectReason::NotInSync => 4,
+        RejectReason::NoSpace => 5,
+    }
+}
+
+fn reason(number: u8) -> Result<RejectReason, DecodeError> {
+    match number {
+        1 => Ok(RejectReason::NoLeader),
+        2 => Ok(RejectReason::Busy),
+        3 => Ok(RejectReason::ConfChangePending),
+        4 => Ok(RejectReason::NotInSync),
+        5 => Ok(RejectReason::NoSpace),
+        _ => Err(DecodeError::Invalid("reason")),
     }
 }
 

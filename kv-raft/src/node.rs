@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::{ENTRY_BYTES_MAX, HardState, LogEntry};
-use raft::eraftpb::{ConfChangeType, Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{ConfChangeType, Entry, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 use slog::{Logger, info, warn};
 
@@ -27,6 +27,8 @@ const COMMITTED_BYTES_MAX: u64 = 16 << 20;
 const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
 /// Append messages in flight to one follower (etcd's 512).
 const INFLIGHT_MESSAGES_MAX: usize = 512;
+/// How much of the leader's log a learner has to have before it votes, in tenths (etcd's 90 %).
+const IN_SYNC_TENTHS: u64 = 9;
 
 /// What makes one node differ from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,7 @@ pub struct NodeState {
 /// * Nothing but a change of term, vote, log or snapshot causes a write, and a membership change that is about to be applied: it is
 ///   durable as committed before, so that a member that has applied one never comes back without it.
 /// * A proposal is stepped on the leader only: raft's own forwarding never happens.
+/// * A second membership change is refused until the first is applied, and so is the promotion of a learner that lacks much of the log.
 /// * It does not stand for election between a snapshot's arrival and its install: raft would look for entries that the snapshot
 ///   replaced. Nor, as the only voter, before its whole log is durable.
 /// * Entries after a conf change come out only once it is [`Input::ConfApplied`], and after an install only once it is
@@ -310,6 +313,17 @@ impl Node {
                 Ok(())
             }
             PeerMessage::Forward { leader_term, batch } => self.receive_forward(from, leader_term, &batch),
+            PeerMessage::ForwardChange { leader_term, change, batch } => {
+                self.receive_forwarded_change(from, leader_term, change, batch)
+            }
+            PeerMessage::Refused { reason, batch } => {
+                let span = Span::of(&batch).map_err(MessageError::Batch)?;
+                // What an earlier run asked for, nobody waits for any more.
+                if (span.origin, span.epoch) == (id, self.config.epoch) {
+                    self.reject(batch, reason);
+                }
+                Ok(())
+            }
             PeerMessage::ReadRequest { epoch, round } => {
                 if self.is_leader() {
                     // Without room the follower's round times out and asks again.
@@ -329,6 +343,37 @@ impl Node {
     }
 
     fn receive_forward(&mut self, from: u64, leader_term: u64, batch: &Bytes) -> Result<(), MessageError> {
+        let span = self.forwarded(from, batch)?;
+        if self.is_leader() && self.gate.admit(self.raw.raft.term, leader_term, span) {
+            // When raft refuses, the sender learns of it by its own deadline.
+            let _ = self.step_proposal(batch.clone());
+        }
+        Ok(())
+    }
+
+    fn receive_forwarded_change(
+        &mut self,
+        from: u64,
+        leader_term: u64,
+        change: ConfChange,
+        batch: Bytes,
+    ) -> Result<(), MessageError> {
+        let span = self.forwarded(from, &batch)?;
+        if !span.is_one() {
+            return Err(MessageError::Batch(kv_codec::DecodeError::Invalid("forwarded change")));
+        }
+        if self.is_leader()
+            && self.gate.admit(self.raw.raft.term, leader_term, span)
+            && let Err(reason) = self.step_conf_change(change, &batch)
+        {
+            let body = PeerMessage::Refused { reason, batch };
+            self.effects.messages.push(Envelope { from: self.config.id, to: from, body });
+        }
+        Ok(())
+    }
+
+    /// Whose batch it is, if `from` may send it.
+    fn forwarded(&self, from: u64, batch: &Bytes) -> Result<Span, MessageError> {
         let span = Span::of(batch).map_err(MessageError::Batch)?;
         if batch.len() as u64 > ENTRY_BYTES_MAX {
             return Err(MessageError::Batch(kv_codec::DecodeError::TooLong {
@@ -340,11 +385,7 @@ impl Node {
         if span.origin != from {
             return Err(MessageError::WrongMember { from: span.origin, to: self.config.id, id: self.config.id });
         }
-        if self.is_leader() && self.gate.admit(self.raw.raft.term, leader_term, span) {
-            // When raft refuses, the sender learns of it by its own deadline.
-            let _ = self.step_proposal(batch.clone());
-        }
-        Ok(())
+        Ok(span)
     }
 
     fn propose(&mut self, batch: Bytes) {
@@ -358,7 +399,10 @@ impl Node {
         if leader == 0 {
             return self.reject(batch, RejectReason::NoLeader);
         }
-        let body = PeerMessage::Forward { leader_term: term, batch };
+        self.forward(leader, PeerMessage::Forward { leader_term: term, batch });
+    }
+
+    fn forward(&mut self, leader: u64, body: PeerMessage) {
         self.effects.messages.push(Envelope { from: self.config.id, to: leader, body });
     }
 
@@ -373,19 +417,41 @@ impl Node {
     }
 
     fn propose_conf_change(&mut self, change: ConfChange, batch: Bytes) {
-        if !self.is_leader() {
-            return self.reject(batch, RejectReason::NotLeader);
+        if self.is_leader() {
+            if let Err(reason) = self.step_conf_change(change, &batch) {
+                self.reject(batch, reason);
+            }
+            return;
+        }
+        let Leadership { term, leader } = self.leadership();
+        if leader == 0 {
+            return self.reject(batch, RejectReason::NoLeader);
+        }
+        self.forward(leader, PeerMessage::ForwardChange { leader_term: term, change, batch });
+    }
+
+    /// Appends a membership change to the leader's log, or says why not.
+    fn step_conf_change(&mut self, change: ConfChange, batch: &Bytes) -> Result<(), RejectReason> {
+        // Raft would log an empty entry in its place, and say nothing.
+        if self.raw.raft.has_pending_conf() {
+            return Err(RejectReason::ConfChangePending);
+        }
+        if !self.is_in_sync(change) {
+            return Err(RejectReason::NotInSync);
         }
         let proposed = self.raw.propose_conf_change(batch.to_vec(), raft_conf_change(change));
-        if proposed.is_err() {
-            return self.reject(batch, RejectReason::Busy);
-        }
-        // With another change under way raft logs an empty entry in the place of this one, and says nothing.
-        let entries = self.raw.raft.raft_log.unstable_entries();
-        let taken = entries.last().is_some_and(|entry| entry.get_entry_type() == EntryType::EntryConfChange);
-        if !taken {
-            self.reject(batch, RejectReason::ConfChangePending);
-        }
+        proposed.map_err(|_| RejectReason::Busy)
+    }
+
+    /// Whether a learner that `change` promotes, if it does, can vote at once: a quorum that waits for it would wait long.
+    fn is_in_sync(&self, change: ConfChange) -> bool {
+        let ConfChange::AddVoter(id) = change else {
+            return true;
+        };
+        let members = self.raw.raft.prs();
+        let matched = |id| members.get(id).map_or(0, |progress| progress.matched);
+        let is_promoted = members.conf().learners().contains(&id);
+        !is_promoted || matched(id).saturating_mul(10) >= matched(self.config.id).saturating_mul(IN_SYNC_TENTHS)
     }
 
     fn reject(&mut self, batch: Bytes, reason: RejectReason) {

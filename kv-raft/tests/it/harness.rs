@@ -96,6 +96,10 @@ fn render_message(envelope: &Envelope) -> String {
         PeerMessage::Forward { leader_term, batch } => {
             format!("Forward term {leader_term} commands {}", Batch::decode(batch).unwrap().count())
         }
+        PeerMessage::ForwardChange { leader_term, change, .. } => {
+            format!("ForwardChange term {leader_term} {change:?}")
+        }
+        PeerMessage::Refused { reason, .. } => format!("Refused {reason:?}"),
         PeerMessage::ReadRequest { round, .. } => format!("ReadRequest {round}"),
         PeerMessage::ReadResponse { round, index, .. } => format!("ReadResponse {round} index {index}"),
     };

@@ -262,7 +262,11 @@ fn a_leader_with_a_learner_is_not_alone() {
 }
 
 fn conf_batch(seq: u64) -> bytes::Bytes {
-    let header = CommandHeader { origin: 1, epoch: 1, seq, ..CommandHeader::default() };
+    conf_batch_of(1, 1, seq)
+}
+
+fn conf_batch_of(origin: u64, epoch: u64, seq: u64) -> bytes::Bytes {
+    let header = CommandHeader { origin, epoch, seq, ..CommandHeader::default() };
     let mut batch = BatchBuilder::default();
     batch.push(&Body::MemberRemove(9).encode(&header));
     batch.finish()
@@ -334,7 +338,7 @@ fn who_has_applied_a_conf_change_does_not_come_back_without_it() {
     assert_eq!(applied, "apply 3 conf change\n");
 }
 
-/// Raft logs an empty entry in the place of a second change, and says nothing.
+/// Raft would log an empty entry in the place of a second change, and say nothing.
 #[test]
 fn a_second_conf_change_is_refused_while_the_first_is_not_applied() {
     let mut node = lone_leader();
@@ -344,6 +348,74 @@ fn a_second_conf_change_is_refused_while_the_first_is_not_applied() {
     let reasons: Vec<_> = effects.rejected.iter().map(|rejected| rejected.reason).collect();
     assert_eq!(reasons, [RejectReason::ConfChangePending]);
     assert_eq!(effects.rejected[0].batch, conf_batch(2));
+    assert_eq!(node.last_index(), 3, "nothing is logged in its place");
+}
+
+#[test]
+fn a_follower_forwards_a_conf_change_and_hears_why_not() {
+    let mut alone = node(1, membership(&[1, 2, 3], &[]));
+    let add = ConfChange::AddLearner(4);
+    assert_eq!(out(&mut alone, Input::ProposeConfChange(add, conf_batch(1))), "reject NoLeader\n");
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.step(1, Input::Campaign);
+    let asked = Input::ProposeConfChange(add, conf_batch_of(2, 1, 1));
+    assert_eq!(out(cluster.node(2), asked), "send to 1: ForwardChange term 2 AddLearner(4)\n");
+
+    let message = |body| Input::Message(Envelope { from: 2, to: 1, body });
+    let forward = |leader_term, seq| {
+        message(PeerMessage::ForwardChange { leader_term, change: add, batch: conf_batch_of(2, 1, seq) })
+    };
+    let before = cluster.node(1).last_index();
+    cluster.node(1).step(forward(2, 1)).unwrap();
+    assert_eq!(cluster.node(1).last_index(), before + 1);
+    cluster.node(1).poll();
+    assert_eq!(out(cluster.node(1), forward(2, 1)), "", "what comes twice is taken, not refused");
+    assert_eq!(out(cluster.node(1), forward(1, 2)), "", "meant for an earlier leader");
+    assert_eq!(out(cluster.node(1), forward(2, 2)), "send to 2: Refused ConfChangePending\n");
+    assert_eq!(cluster.node(1).last_index(), before + 1);
+    let two = [conf_batch_of(2, 1, 3), batch(2, 4)].map(|batch| batch[5..].to_vec()).concat();
+    let two = [&[1, 2, 0, 0, 0][..], &two].concat();
+    let refused =
+        cluster.node(1).step(message(PeerMessage::ForwardChange { leader_term: 2, change: add, batch: two.into() }));
+    assert!(matches!(refused, Err(MessageError::Batch(_))), "{refused:?}");
+
+    let refused = |epoch| {
+        let body = PeerMessage::Refused { reason: RejectReason::ConfChangePending, batch: conf_batch_of(2, epoch, 2) };
+        Input::Message(Envelope { from: 1, to: 2, body })
+    };
+    assert_eq!(out(cluster.node(2), refused(1)), "reject ConfChangePending\n");
+    assert_eq!(out(cluster.node(2), refused(0)), "", "an earlier run asked for it");
+}
+
+/// etcd once made voters of learners that had never been there.
+#[test]
+fn a_learner_votes_only_once_it_has_the_log() {
+    let mut node = lone_leader();
+    node.step(Input::ProposeConfChange(ConfChange::AddLearner(2), conf_batch(1))).unwrap();
+    let persist = node.poll().persist.unwrap();
+    commit_conf_change(&mut node, persist.ticket);
+    let change = Some(ConfChange::AddLearner(2));
+    out(&mut node, Input::ConfApplied { index: 3, change, membership: membership(&[1], &[2]) });
+    for seq in 2..20 {
+        node.step(Input::Propose(batch(1, seq))).unwrap();
+        let persist = node.poll().persist.unwrap();
+        node.step(Input::Persisted(persist.ticket)).unwrap();
+        node.poll();
+    }
+    let last = node.last_index();
+    assert_eq!(last, 21);
+    let promote = |seq| Input::ProposeConfChange(ConfChange::AddVoter(2), conf_batch(seq));
+    assert_eq!(out(&mut node, promote(30)), "reject NotInSync\n");
+    let acked = |index| {
+        let mut ack = from(2, 1, MessageType::MsgAppendResponse, 2);
+        ack.index = index;
+        raft(ack)
+    };
+    out(&mut node, acked(18));
+    assert_eq!(out(&mut node, promote(31)), "reject NotInSync\n", "it has less than nine tenths");
+    out(&mut node, acked(19));
+    node.step(promote(32)).unwrap();
+    assert_eq!((node.last_index(), node.poll().rejected), (last + 1, vec![]));
 }
 
 /// Raft goes on leading a cluster it was removed from; the core does not.

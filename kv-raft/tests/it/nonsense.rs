@@ -1,7 +1,7 @@
 //! A peer may send anything that is well framed. Nothing of it takes a member down.
 
 use bytes::Bytes;
-use kv_raft::{Envelope, Input, PeerMessage};
+use kv_raft::{ConfChange, Envelope, Input, PeerMessage, RejectReason};
 use proptest::prelude::*;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
@@ -110,8 +110,14 @@ proptest! {
     fn any_bytes_forwarded_are_refused_or_proposed(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
         let mut cluster = Cluster::new(&[1, 2, 3]);
         cluster.step(1, Input::Campaign);
-        let body = PeerMessage::Forward { leader_term: 2, batch: Bytes::from(bytes) };
+        let body = PeerMessage::Forward { leader_term: 2, batch: Bytes::from(bytes.clone()) };
         let _ = cluster.node(1).step(Input::Message(Envelope { from: 2, to: 1, body }));
+        let batch = Bytes::from(bytes);
+        let change = PeerMessage::ForwardChange { leader_term: 2, change: ConfChange::Remove(3), batch: batch.clone() };
+        let refused = PeerMessage::Refused { reason: RejectReason::Busy, batch };
+        for body in [change, refused] {
+            let _ = cluster.node(1).step(Input::Message(Envelope { from: 2, to: 1, body }));
+        }
     }
 
     #[test]
@@ -147,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_message_or_an_error(mut bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0u8..6) {
+    fn any_bytes_are_a_message_or_an_error(mut bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0u8..8) {
         if bytes.len() > 2 {
             bytes[..2].copy_from_slice(&[1, kind]);
         }
@@ -181,6 +187,12 @@ fn golden_messages() {
     let head = |kind: &str| format!("01{kind}02000000000000000300000000000000");
     let forward = PeerMessage::Forward { leader_term: 300, batch: Bytes::from_static(b"batch") };
     assert_eq!(hex(forward), head("02") + "ac02" + "6261746368");
+    let batch = Bytes::from_static(b"batch");
+    let change =
+        PeerMessage::ForwardChange { leader_term: 300, change: ConfChange::AddLearner(7), batch: batch.clone() };
+    assert_eq!(hex(change), head("05") + "ac02" + "020700000000000000" + "6261746368");
+    let refused = PeerMessage::Refused { reason: RejectReason::NotInSync, batch };
+    assert_eq!(hex(refused), head("06") + "04" + "6261746368");
     assert_eq!(hex(PeerMessage::ReadRequest { epoch: 4, round: 5 }), head("03") + "0405");
     assert_eq!(hex(PeerMessage::ReadResponse { epoch: 4, round: 5, term: 6, index: 7 }), head("04") + "04050607");
 
