@@ -30,7 +30,8 @@ use crate::grpc::{message_bytes_max, until_stopped};
 use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, HashKvRequest, HashRequest,
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-    MemberListRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
+    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
+    MoveLeaderRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
 };
 use crate::proto::v3electionpb::{CampaignRequest, LeaderRequest, ProclaimRequest, ResignRequest};
 use crate::proto::v3lockpb::{LockRequest, UnlockRequest};
@@ -77,7 +78,12 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> Router {
         .route("/maintenance/hash", post(hash))
         .route("/maintenance/hashkv", post(hash_kv))
         .route("/maintenance/snapshot", post(snapshot))
+        .route("/maintenance/transfer-leadership", post(move_leader))
         .route("/cluster/member/list", post(member_list))
+        .route("/cluster/member/add", post(member_add))
+        .route("/cluster/member/remove", post(member_remove))
+        .route("/cluster/member/update", post(member_update))
+        .route("/cluster/member/promote", post(member_promote))
         .layer(DefaultBodyLimit::max(message_bytes_max(core) / 3 * 4 + BODY_OVERHEAD_BYTES))
         .layer(map_response(worded))
         .with_state(Arc::clone(core))
@@ -229,6 +235,26 @@ async fn observe(State(core): State<Arc<Core>>, Extension(stop): Extension<Recei
 
 async fn member_list(State(core): State<Arc<Core>>, body: Bytes) -> Response {
     call("MemberList", &body, async |request: MemberListRequest| core.member_list(&request).await).await
+}
+
+async fn member_add(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("MemberAdd", &body, async |request: MemberAddRequest| core.member_add(&request).await).await
+}
+
+async fn member_remove(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("MemberRemove", &body, async |request: MemberRemoveRequest| core.member_remove(&request).await).await
+}
+
+async fn member_update(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("MemberUpdate", &body, async |request: MemberUpdateRequest| core.member_update(&request).await).await
+}
+
+async fn member_promote(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("MemberPromote", &body, async |request: MemberPromoteRequest| core.member_promote(&request).await).await
+}
+
+async fn move_leader(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("MoveLeader", &body, async |request: MoveLeaderRequest| core.move_leader(&request).await).await
 }
 
 /// The requests of the body are all that the client says; it hears the answers until it goes.

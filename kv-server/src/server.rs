@@ -142,6 +142,8 @@ impl Server {
             limits: Limits {
                 request_bytes_max: config.max_request_bytes,
                 txn_ops_max: config.max_txn_ops,
+                learners_max: config.max_learners,
+                strict_reconfig_check: config.strict_reconfig_check,
                 quota_bytes: config.quota_backend_bytes,
                 request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
                 lease_grace: config.election_timeout,

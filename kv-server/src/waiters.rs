@@ -87,17 +87,21 @@ fn lock<T>(table: &Mutex<Table<T>>) -> MutexGuard<'_, Table<T>> {
 }
 
 impl Waiters {
-    /// Queues an encoded command. Commands are in the log in the order in which they were queued.
+    /// Queues an encoded command by `propose`. Commands are in the log in the order in which they were queued.
     ///
     /// # Errors
     /// [`ApiError::TooManyRequests`], [`ApiError::RequestTooLarge`]: it was not taken.
-    pub(crate) fn queue(&self, driver: &Handle, mut command: Vec<u8>) -> Result<Queued<'_>, ApiError> {
+    pub(crate) fn queue_with(
+        &self,
+        mut command: Vec<u8>,
+        propose: impl FnOnce(Vec<u8>) -> Result<(), ProposeError>,
+    ) -> Result<Queued<'_>, ApiError> {
         let (sender, receiver) = oneshot::channel();
         let number = {
             let mut table = lock(&self.writes);
             let number = table.last + 1;
             set_seq(&mut command, number);
-            driver.propose(command).map_err(not_queued)?;
+            propose(command).map_err(not_queued)?;
             table.last = number;
             table.waiting.insert(number, sender);
             number
@@ -135,7 +139,8 @@ impl Waiters {
             }
             Completion::Rejected(numbers, reason) => {
                 let why = match reason {
-                    RejectReason::NoLeader | RejectReason::NotLeader => ApiError::NoLeader,
+                    RejectReason::NoLeader => ApiError::NoLeader,
+                    RejectReason::NotInSync => ApiError::LearnerNotReady,
                     RejectReason::Busy => ApiError::TooManyRequests,
                     RejectReason::NoSpace => ApiError::NoSpace,
                     RejectReason::ConfChangePending => ApiError::Unhealthy,

@@ -26,7 +26,7 @@ pub(super) enum Asked {
 /// The flags given, each with the value that counts.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
-    /// By the name as given, which for trial features is not in the table.
+    /// By [`Flag::key`].
     given: BTreeMap<String, Given>,
     /// What a person should know although it stops nothing.
     pub(super) warnings: Vec<String>,
@@ -114,7 +114,7 @@ pub(super) fn read_args(args: Vec<OsString>) -> Result<Asked, ConfigError> {
         flag.kind
             .check(&value)
             .map_err(|why| ConfigError::usage(format!("invalid value {value:?} for {written}: {why}")))?;
-        settings.given.insert(name.to_owned(), Given { flag, written, value });
+        settings.given.insert(flag.key(name), Given { flag, written, value });
     }
     if let Some(extra) = extra {
         return Err(ConfigError::refused(format!(
@@ -141,7 +141,8 @@ pub(super) fn read_env(settings: &mut Settings, env: &[(OsString, OsString)]) ->
             settings.warnings.push(format!("unrecognized environment variable {written}"));
             continue;
         };
-        if let Some(given) = settings.given.get(&name).filter(|given| given.written.starts_with('-')) {
+        let key = flag.key(&name);
+        if let Some(given) = settings.given.get(&key).filter(|given| given.written.starts_with('-')) {
             return Err(ConfigError::refused(format!(
                 "{} and the environment variable {written} are both set; unset one of them",
                 given.written
@@ -152,7 +153,7 @@ pub(super) fn read_env(settings: &mut Settings, env: &[(OsString, OsString)]) ->
         flag.kind
             .check(value)
             .map_err(|why| ConfigError::refused(format!("invalid value {value:?} for {written}: {why}")))?;
-        settings.given.insert(name, Given { flag, written, value: value.to_owned() });
+        settings.given.insert(key, Given { flag, written, value: value.to_owned() });
     }
     Ok(())
 }

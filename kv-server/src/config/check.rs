@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kv_codec::command::LEARNERS_DEFAULT;
 use kv_codec::member::{NAME_BYTES_MAX, URL_BYTES_MAX, URLS_MAX};
 
 use super::args::Settings;
@@ -27,6 +28,9 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     not_empty("initial-advertise-peer-urls", &config.initial_advertise_peer_urls)?;
     if settings.is_given("listen-client-urls") && !settings.is_given("advertise-client-urls") {
         return refuse("--advertise-client-urls is required when --listen-client-urls is set explicitly");
+    }
+    if config.max_learners < LEARNERS_DEFAULT {
+        return refuse("--max-learners must be at least 1");
     }
     lengths(config)?;
     timeouts(config)?;

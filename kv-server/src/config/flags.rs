@@ -42,6 +42,13 @@ pub(super) enum Group {
     Removed,
 }
 
+impl Flag {
+    /// What tells settings apart that are not the same one: its name, for a trial feature the `given` one.
+    pub(super) fn key(&self, given: &str) -> String {
+        if self.kind == Kind::Any && self.name == EXPERIMENTAL.name { given } else { self.name }.to_owned()
+    }
+}
+
 impl Group {
     /// Those that `--help` shows, in its order.
     pub(super) const SHOWN: [(Group, &'static str); 8] = [
@@ -59,8 +66,12 @@ impl Group {
 /// Flags of etcd's trial features, renamed or dropped since; any name with this prefix is ignored.
 pub(super) const EXPERIMENTAL_PREFIX: &str = "experimental-";
 
-/// Looks a flag up by its name without dashes.
+/// What an earlier etcd called a flag, and its name now.
+const RENAMED: [(&str, &str); 1] = [("experimental-max-learners", "max-learners")];
+
+/// Looks a flag up by its name without dashes, or by an earlier one.
 pub(super) fn find(name: &str) -> Option<&'static Flag> {
+    let name = RENAMED.iter().find(|(earlier, _)| *earlier == name).map_or(name, |(_, now)| *now);
     FLAGS
         .iter()
         .find(|flag| flag.name == name)
@@ -251,15 +262,15 @@ pub(super) static FLAGS: &[Flag] = &[
         "http://localhost:2379",
         "Client URLs of this member, as clients reach them.",
     ),
-    later(
+    built(
         Clustering,
         "strict-reconfig-check",
         Bool,
         "true",
-        "the check cannot be switched off in this version; leave it out",
+        "Refuse a change of the membership that could leave the cluster unable to decide.",
     ),
     later(Clustering, "pre-vote", Bool, "true", "it cannot be switched off; leave it out"),
-    later(Clustering, "max-learners", U64, "1", "learners are not available in this version; leave it out"),
+    built(Clustering, "max-learners", U64, "1", "Most learners that the cluster may have; the same on all members."),
     built(
         Clustering,
         "auto-compaction-retention",

@@ -46,6 +46,10 @@ pub struct Config {
     /// The members of a new cluster by name, with their peer URLs, sorted. Only this one, so far as
     /// [`Config::parse`] lets through.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
+    /// Whether a change of the membership is refused that could leave the cluster unable to decide.
+    pub strict_reconfig_check: bool,
+    /// Most learners that the cluster may have; at least 1.
+    pub max_learners: u64,
     /// Keeps apart the ids of clusters that have the same URLs.
     pub initial_cluster_token: String,
     /// Log entries between snapshots when given explicitly; `None` takes them by bytes.
@@ -245,6 +249,8 @@ impl Config {
             initial_advertise_peer_urls,
             initial_cluster,
             initial_cluster_token: settings.value("initial-cluster-token").to_owned(),
+            strict_reconfig_check: value::boolean(settings.value("strict-reconfig-check")) == Some(true),
+            max_learners: reader.number("max-learners")?,
             snapshot_count,
             quota_backend_bytes,
             auto_disarm_nospace: value::boolean(settings.value("auto-disarm-nospace")) == Some(true),

@@ -29,7 +29,7 @@ impl Url {
     ///
     /// # Errors
     /// A sentence on what is wrong with it, for a person to read.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (scheme, rest) = text
             .split_once("://")

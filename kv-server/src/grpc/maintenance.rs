@@ -71,8 +71,8 @@ impl Maintenance for Api {
         Ok(Response::new(Box::pin(answers)))
     }
 
-    async fn move_leader(&self, _: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
-        unimplemented("etcdserverpb.Maintenance/MoveLeader")
+    async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        self.unary(SERVICE, "MoveLeader", self.core.move_leader(request.get_ref())).await
     }
 
     async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {

@@ -61,8 +61,8 @@ struct Counters {
 /// The unary methods, by service.
 const METHODS: [(&str, &[&str]); 6] = [
     ("etcdserverpb.KV", &["Range", "Put", "DeleteRange", "Txn", "Compact"]),
-    ("etcdserverpb.Maintenance", &["Status", "Hash", "HashKV", "Alarm", "Defragment"]),
-    ("etcdserverpb.Cluster", &["MemberList"]),
+    ("etcdserverpb.Maintenance", &["Status", "Hash", "HashKV", "Alarm", "Defragment", "MoveLeader"]),
+    ("etcdserverpb.Cluster", &["MemberList", "MemberAdd", "MemberRemove", "MemberUpdate", "MemberPromote"]),
     ("etcdserverpb.Lease", &["LeaseGrant", "LeaseRevoke", "LeaseTimeToLive", "LeaseLeases"]),
     ("v3lockpb.Lock", &["Lock", "Unlock"]),
     ("v3electionpb.Election", &["Campaign", "Proclaim", "Leader", "Resign"]),

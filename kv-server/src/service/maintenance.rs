@@ -1,16 +1,18 @@
-//! Maintenance: Status, HashKV.
+//! Maintenance: Status, hashes, backups, and who leads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use kv_raft::Input;
 use tokio::sync::mpsc;
 
 use super::alarm::{alarm_text, in_use_bytes, taken_bytes};
 use super::{Core, count};
 use crate::backup;
 use crate::proto::etcdserverpb::{
-    DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse, SnapshotResponse,
-    StatusResponse,
+    DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
+    MoveLeaderResponse, SnapshotResponse, StatusResponse,
 };
 use crate::status::ApiError;
 
@@ -20,6 +22,8 @@ const BLOB_BYTES: usize = 32 * 1024;
 const BLOBS_AHEAD: usize = 16;
 /// Backups that are on their way at once. Each holds a thread, and the store as it was, for as long as its client takes.
 pub(crate) const BACKUPS_MAX: usize = 16;
+/// How often it is looked who leads, while leadership is handed over.
+const TRANSFER_LOOK: Duration = Duration::from_millis(10);
 /// etcd's quota when none is set: what `Status` shows for "no limit" as well.
 const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
 
@@ -49,6 +53,27 @@ impl Core {
             db_size_quota: count(self.limits.quota_bytes.unwrap_or(QUOTA_BYTES_DEFAULT)),
             downgrade_info: Some(DowngradeInfo::default()),
         }
+    }
+
+    /// Hands leadership to another voter, and waits until that one leads. The answer has no header.
+    pub(crate) async fn move_leader(&self, request: &MoveLeaderRequest) -> Result<MoveLeaderResponse, ApiError> {
+        let leader = || self.driver.status().numbers().leader;
+        if leader() != self.member_id {
+            return Err(ApiError::NotLeader);
+        }
+        let target = request.target_id;
+        if self.views.load().members().get(target).is_none_or(|member| member.is_learner) {
+            return Err(ApiError::BadLeaderTransferee);
+        }
+        self.driver.input(Input::Transfer(target)).map_err(|_| ApiError::Stopped)?;
+        let moved = async {
+            while leader() != target {
+                tokio::time::sleep(TRANSFER_LOOK).await;
+            }
+        };
+        let moved = tokio::time::timeout(self.limits.request_timeout, moved).await;
+        moved.map_err(|_| ApiError::TimeoutLeaderTransfer)?;
+        Ok(MoveLeaderResponse { header: None })
     }
 
     /// There is nothing to defragment: what a compaction drops is free at once. The answer has no header.

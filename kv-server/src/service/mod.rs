@@ -11,6 +11,7 @@ mod maintenance;
 mod owner;
 mod range;
 mod range_stream;
+mod reconfig;
 mod txn;
 pub(crate) mod txn_check;
 pub(crate) mod watch;
@@ -25,7 +26,7 @@ pub(crate) use range::{EncodedRange, RangeRest};
 
 use bytes::Bytes;
 use kv_codec::command::{Body, CommandHeader};
-use kv_raft::Handle;
+use kv_raft::{ConfChange, Handle};
 use kv_store::{Applied, Block, Outcome, ReadError, Rejection, ViewReader};
 use tokio::sync::Semaphore;
 use tokio::sync::watch::Receiver;
@@ -46,6 +47,10 @@ pub(crate) struct Limits {
     pub(crate) request_bytes_max: usize,
     /// Operations in one transaction.
     pub(crate) txn_ops_max: usize,
+    /// Learners in the cluster.
+    pub(crate) learners_max: u64,
+    /// Whether a change of the membership is refused that could leave the cluster unable to decide.
+    pub(crate) strict_reconfig_check: bool,
     /// Bytes of the store; `None` for no limit.
     pub(crate) quota_bytes: Option<u64>,
     /// How long a call waits for the log.
@@ -95,12 +100,23 @@ impl Core {
 
     /// Queues a command for the log.
     pub(crate) fn queue(&self, body: &Body<'_>) -> Result<Queued<'_>, ApiError> {
+        let command = self.command(body)?;
+        self.waiters.queue_with(command, |command| self.driver.propose(command))
+    }
+
+    /// Queues a change of the membership: what raft has to do, and the command that says so to the store.
+    fn queue_change(&self, change: ConfChange, body: &Body<'_>) -> Result<Queued<'_>, ApiError> {
+        let command = self.command(body)?;
+        self.waiters.queue_with(command, |command| self.driver.propose_conf_change(change, command))
+    }
+
+    fn command(&self, body: &Body<'_>) -> Result<Vec<u8>, ApiError> {
         let header = CommandHeader { origin: self.member_id, epoch: self.epoch, ..CommandHeader::default() };
         let command = body.encode(&header);
         if command.len() > self.limits.request_bytes_max {
             return Err(ApiError::RequestTooLarge);
         }
-        self.waiters.queue(&self.driver, command)
+        Ok(command)
     }
 
     /// Waits until a command that was queued is applied and published.

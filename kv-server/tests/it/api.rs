@@ -12,8 +12,12 @@ const PROTOS: [&str; 4] = [
 ];
 
 /// What this version does. The rest says that it does not.
-pub(crate) const IMPLEMENTED: [&str; 28] = [
+pub(crate) const IMPLEMENTED: [&str; 33] = [
+    "etcdserverpb.Cluster/MemberAdd",
     "etcdserverpb.Cluster/MemberList",
+    "etcdserverpb.Cluster/MemberPromote",
+    "etcdserverpb.Cluster/MemberRemove",
+    "etcdserverpb.Cluster/MemberUpdate",
     "etcdserverpb.KV/Compact",
     "etcdserverpb.KV/DeleteRange",
     "etcdserverpb.KV/Put",
@@ -29,6 +33,7 @@ pub(crate) const IMPLEMENTED: [&str; 28] = [
     "etcdserverpb.Maintenance/Defragment",
     "etcdserverpb.Maintenance/Hash",
     "etcdserverpb.Maintenance/HashKV",
+    "etcdserverpb.Maintenance/MoveLeader",
     "etcdserverpb.Maintenance/Snapshot",
     "etcdserverpb.Maintenance/Status",
     "etcdserverpb.Watch/Watch",

@@ -1,7 +1,7 @@
 //! The server as its clients see it: started as it is started, talked to with the generated client, stopped as machines stop it.
 //!
 //! * [`harness`]: servers in this process and out of it, clients, HTTP by hand.
-//! * [`kv`], [`watch`], [`lease`], [`maintenance`], [`api`], [`http`]: what is answered; [`differential`]: that it is what etcd answers.
+//! * [`kv`], [`watch`], [`lease`], [`maintenance`], [`members`], [`api`], [`http`]: what is answered; [`differential`]: that it is what etcd answers.
 //! * [`durability`], [`disk_error`]: what is still there after the worst.
 //! * [`places`]: where it refuses to start, and what it says then.
 //! * [`garbage`], [`cancel`]: clients that misbehave.
@@ -20,6 +20,7 @@ mod kv;
 mod lease;
 mod limits;
 mod maintenance;
+mod members;
 mod places;
 mod range;
 mod watch;
