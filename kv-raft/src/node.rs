@@ -190,8 +190,9 @@ impl Node {
                 }
             }
             Input::Campaign => {
-                if self.may_stand() {
-                    // An error means that raft will not stand: it is no voter, or leads already.
+                // Raft would elect a member that knows of no voter yet.
+                if self.may_stand() && self.raw.raft.promotable() {
+                    // An error means that raft will not stand: it leads already.
                     drop(self.raw.campaign());
                 }
             }

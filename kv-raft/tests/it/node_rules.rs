@@ -2,8 +2,8 @@
 
 use kv_codec::command::{BatchBuilder, Body, CommandHeader};
 use kv_raft::{
-    ConfChange, Envelope, Input, MessageError, Node, PeerMessage, Position, Record, RejectReason, SnapshotMark,
-    TailLimits,
+    ConfChange, Envelope, HardState, Input, Membership, MessageError, Node, NodeConfig, NodeState, PeerMessage,
+    Position, Record, RejectReason, SnapshotMark, TailLimits,
 };
 use raft::eraftpb::{Entry, Message, MessageType};
 
@@ -517,6 +517,42 @@ fn a_follower_far_behind_gets_a_snapshot() {
     node.step(Input::SnapshotReady(Position { index, term: 2 }, members)).unwrap();
     let sent = out(&mut node, raft(from(2, 1, MessageType::MsgHeartbeatResponse, 2)));
     assert_eq!(sent, format!("send snapshot {index} to 2\n"));
+}
+
+/// A member that joins has nothing, not even its cluster's first entry: no entry can follow, a snapshot can.
+#[test]
+fn a_newcomer_waits_for_a_snapshot() {
+    let nothing = Position { index: 0, term: 0 };
+    let config =
+        NodeConfig { id: 4, epoch: 1, seed: 7, election_ticks: 10, heartbeat_ticks: 1, tail: TailLimits::default() };
+    let state = NodeState {
+        base: nothing,
+        entries: vec![],
+        hard_state: HardState::default(),
+        applied: 0,
+        membership: Membership::default(),
+    };
+    let mut node = Node::new(config, state, &slog::Logger::root(slog::Discard, slog::o!()));
+    for _ in 0..100 {
+        assert_eq!(out(&mut node, Input::Tick), "", "it stands for no election");
+    }
+    assert_eq!(out(&mut node, Input::Campaign), "");
+    assert_eq!(out(&mut node, Input::Propose(batch(4, 1))), "reject NoLeader\n");
+    let mut append = from(1, 4, MessageType::MsgAppend, 2);
+    (append.index, append.log_term, append.commit) = (3, 2, 3);
+    let answered = out(&mut node, raft(append));
+    let wanted = "leader 1 term 2\npersist term 2 vote 0 commit 0\n";
+    assert_eq!(answered, wanted);
+    assert_eq!(out(&mut node, Input::Persisted(1)), "send to 1: MsgAppendResponse index 3 entries 0 reject\n");
+    let mut snapshot = from(1, 4, MessageType::MsgSnapshot, 2);
+    let metadata = snapshot.mut_snapshot().mut_metadata();
+    (metadata.index, metadata.term) = (3, 2);
+    metadata.mut_conf_state().voters = vec![1];
+    metadata.mut_conf_state().learners = vec![4];
+    assert_eq!(out(&mut node, raft(snapshot)), "persist snapshot 3@2, term 2 vote 0 commit 3\n");
+    assert!(out(&mut node, Input::Persisted(2)).contains("install 3\n"));
+    out(&mut node, Input::SnapshotInstalled(3));
+    assert_eq!((node.membership(), node.applied()), (membership(&[1], &[4]), 3));
 }
 
 /// Elections are a function of the seeds: two runs of one cluster end alike, message by message.
