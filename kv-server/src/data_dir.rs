@@ -6,6 +6,7 @@
 //!   LOCK             locked while a server runs
 //!   log/             the write-ahead log's segments
 //!   snap/            snapshots
+//!   next/            a log and snapshots that are to replace these
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -22,8 +23,12 @@ const MARKER: &str = "member";
 /// The marker while it is written.
 const MARKER_TMP: &str = "member.tmp";
 const LOCK: &str = "LOCK";
+/// What a member has to say: its log and its snapshots.
+const STATE: [&str; 2] = ["log", "snap"];
+/// Where a state is put together that is to replace the one in use.
+const NEXT: &str = "next";
 /// What may be in a directory of ours. `lost+found` belongs to the file system.
-const KNOWN: [&str; 6] = [MARKER, MARKER_TMP, LOCK, "log", "snap", "lost+found"];
+const KNOWN: [&str; 7] = [MARKER, MARKER_TMP, LOCK, STATE[0], STATE[1], NEXT, "lost+found"];
 /// The first line of the marker.
 const TITLE: &str = "This is a data directory of kv-server. It is not etcd's: etcd cannot use it.";
 
@@ -100,17 +105,28 @@ pub(crate) struct Identity {
 }
 
 /// A data directory, locked until it is dropped.
+///
+/// * Its marker decides which state counts: that in use, or, while it says that one is being replaced, whatever of [`NEXT`] is there.
+/// * An identity is kept once there is a log.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    identity: Identity,
-    started: bool,
+    marker: Marker,
     _lock: File,
 }
 
+/// What the marker says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marker {
+    identity: Identity,
+    /// A log was begun.
+    started: bool,
+    /// The state in [`NEXT`] is the one that counts.
+    replacing: bool,
+}
+
 impl DataDir {
-    /// Opens `path`, creating it if it does not exist. A directory that already belongs to a member keeps its identity; a new
-    /// one takes `new`.
+    /// Opens `path`, creating it if it does not exist. A directory that has a log keeps its identity; any other takes `new`.
     ///
     /// # Errors
     /// [`DataDirError`]; nothing was written to a directory that is not ours. [`DataDirError::LogGone`] when a directory that
@@ -122,16 +138,83 @@ impl DataDir {
         }
         check_contents(path)?;
         let lock = lock(path)?;
-        let marker = read_marker(path)?;
-        let (identity, started) = marker.unwrap_or((new, false));
-        if started && !has_log(path)? {
+        let found = read_marker(path)?;
+        let fresh = Marker { identity: new, started: false, replacing: false };
+        let marker = if has_log(path)? { found } else { found.filter(|marker| marker.started) };
+        let marker = marker.unwrap_or(fresh);
+        let mut dir = Self { path: path.to_owned(), marker, _lock: lock };
+        if marker.replacing {
+            dir.finish_replacing()?;
+        } else {
+            // Whoever began to put it together did not come to its end.
+            remove_all(&dir.path.join(NEXT)).map_err(|source| dir.io("remove an unfinished state in", source))?;
+        }
+        if marker.started && !has_log(path)? {
             return Err(DataDirError::LogGone { path: path.to_owned() });
         }
-        let dir = Self { path: path.to_owned(), identity, started, _lock: lock };
-        if marker.is_none() {
+        if found != Some(dir.marker) && !marker.started {
             dir.write_marker()?;
         }
         Ok(dir)
+    }
+
+    /// Whether `path` has a log, and with it an identity. Touches nothing.
+    ///
+    /// # Errors
+    /// [`DataDirError`] for a directory that is not ours.
+    pub(crate) fn is_in_use(path: &Path) -> Result<bool, DataDirError> {
+        if !path.exists() {
+            return Ok(false);
+        }
+        check_contents(path)?;
+        Ok(read_marker(path)?.is_some_and(|marker| marker.started) || has_log(path)?)
+    }
+
+    /// Makes room to put a state together that is to replace the one in use.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(crate) fn begin_replacing(&self) -> Result<PathBuf, DataDirError> {
+        let next = self.path.join(NEXT);
+        let make = || {
+            remove_all(&next)?;
+            create(&next)
+        };
+        make().map_err(|source| self.io("make room in", source))?;
+        Ok(next)
+    }
+
+    /// Lets the state that was put together take the place of the one in use, as that of `identity`. A crash leaves the one or the other:
+    /// what is begun here is finished by the next [`DataDir::open`].
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(crate) fn replace(&mut self, identity: Identity) -> Result<(), DataDirError> {
+        self.marker = Marker { identity, replacing: true, ..self.marker };
+        self.write_marker()?;
+        self.finish_replacing()
+    }
+
+    /// Every step may have been done before.
+    fn finish_replacing(&mut self) -> Result<(), DataDirError> {
+        let next = self.path.join(NEXT);
+        let replace = || {
+            for name in STATE {
+                if next.join(name).exists() {
+                    remove_all(&self.path.join(name))?;
+                    fs::rename(next.join(name), self.path.join(name))?;
+                }
+            }
+            remove_all(&next)?;
+            File::open(&self.path)?.sync_all()
+        };
+        replace().map_err(|source| self.io("replace the state in", source))?;
+        self.marker.replacing = false;
+        self.write_marker()
+    }
+
+    fn io(&self, action: &'static str, source: io::Error) -> DataDirError {
+        DataDirError::Io { action, path: self.path.clone(), source }
     }
 
     /// Where it is.
@@ -143,7 +226,13 @@ impl DataDir {
     /// Whose it is.
     #[must_use]
     pub(crate) fn identity(&self) -> Identity {
-        self.identity
+        self.marker.identity
+    }
+
+    /// Whether it has a log that was noted.
+    #[must_use]
+    pub(crate) fn is_started(&self) -> bool {
+        self.marker.started
     }
 
     /// Notes that this directory has a log, from now on.
@@ -151,20 +240,22 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError::Io`].
     pub(crate) fn note_log(&mut self) -> Result<(), DataDirError> {
-        if self.started {
+        if self.marker.started {
             return Ok(());
         }
-        self.started = true;
+        self.marker.started = true;
         self.write_marker()
     }
 
     /// Replaces the marker: written apart, synced, renamed, and the directory synced.
     fn write_marker(&self) -> Result<(), DataDirError> {
-        let Identity { cluster_id, member_id } = self.identity;
-        let text = format!(
-            "{TITLE}\nformat = {FORMAT}\ncluster-id = {cluster_id:016x}\nmember-id = {member_id:016x}\nstarted = {}\n",
-            self.started
+        let Marker { identity: Identity { cluster_id, member_id }, started, replacing } = self.marker;
+        let mut text = format!(
+            "{TITLE}\nformat = {FORMAT}\ncluster-id = {cluster_id:016x}\nmember-id = {member_id:016x}\nstarted = {started}\n"
         );
+        if replacing {
+            text.push_str("replacing = true\n");
+        }
         let tmp = self.path.join(MARKER_TMP);
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
@@ -173,7 +264,15 @@ impl DataDir {
             fs::rename(&tmp, self.path.join(MARKER))?;
             File::open(&self.path)?.sync_all()
         };
-        write().map_err(|source| DataDirError::Io { action: "write to", path: self.path.clone(), source })
+        write().map_err(|source| self.io("write to", source))
+    }
+}
+
+/// Removes a directory with all that is in it, if it is there.
+fn remove_all(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -204,7 +303,7 @@ fn check_contents(path: &Path) -> Result<(), DataDirError> {
     }
     // Without its marker nothing says whose log this is.
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
-    if let Some(name) = ["log", "snap"].into_iter().find(|name| has(name) && !has(MARKER)) {
+    if let Some(name) = [STATE[0], STATE[1], NEXT].into_iter().find(|name| has(name) && !has(MARKER)) {
         return Err(DataDirError::Foreign { path: path.to_owned(), name: name.to_owned() });
     }
     Ok(())
@@ -233,8 +332,8 @@ fn lock(path: &Path) -> Result<File, DataDirError> {
     }
 }
 
-/// The marker's identity and whether a log was started; `None` where there is no marker.
-fn read_marker(path: &Path) -> Result<Option<(Identity, bool)>, DataDirError> {
+/// What the marker says; `None` where there is none.
+fn read_marker(path: &Path) -> Result<Option<Marker>, DataDirError> {
     let at = path.join(MARKER);
     let text = match fs::read(&at) {
         Ok(text) => text,
@@ -258,7 +357,8 @@ fn read_marker(path: &Path) -> Result<Option<(Identity, bool)>, DataDirError> {
     let member_id = id("member-id").ok_or_else(|| bad("it has no member-id"))?;
     let started = field("started").and_then(|value| value.parse().ok());
     let started = started.ok_or_else(|| bad("it does not say whether it was started"))?;
-    Ok(Some((Identity { cluster_id, member_id }, started)))
+    let replacing = field("replacing") == Some("true");
+    Ok(Some(Marker { identity: Identity { cluster_id, member_id }, started, replacing }))
 }
 
 #[cfg(test)]
@@ -277,7 +377,7 @@ mod tests {
         let temp = temp();
         let path = temp.path().join("a/b");
         let mut dir = DataDir::open(&path, NEW).unwrap();
-        assert!(!dir.started);
+        assert!(!dir.marker.started);
         dir.note_log().unwrap();
         fs::create_dir(path.join("log")).unwrap();
         fs::write(path.join("log/1.log"), "").unwrap();
@@ -285,7 +385,7 @@ mod tests {
         assert!(matches!(DataDir::open(&path, other), Err(DataDirError::InUse { .. })));
         drop(dir);
         let dir = DataDir::open(&path, other).unwrap();
-        assert_eq!((dir.identity(), dir.started), (NEW, true));
+        assert_eq!((dir.identity(), dir.marker.started), (NEW, true));
         drop(dir);
         fs::rename(path.join("log/1.log"), path.join("log/1.tmp")).unwrap();
         assert!(matches!(DataDir::open(&path, other), Err(DataDirError::LogGone { .. })));
@@ -293,12 +393,88 @@ mod tests {
         assert!(matches!(DataDir::open(&path, other), Err(DataDirError::LogGone { .. })));
     }
 
+    /// Nothing was done under the identity of a start that did not come to a log: the next one may be another member.
+    #[test]
+    fn an_identity_counts_once_there_is_a_log() {
+        let temp = temp();
+        drop(DataDir::open(temp.path(), NEW).unwrap());
+        assert!(!DataDir::is_in_use(temp.path()).unwrap());
+        let other = Identity { cluster_id: 8, member_id: 9 };
+        let mut dir = DataDir::open(temp.path(), other).unwrap();
+        assert_eq!(dir.identity(), other);
+        dir.note_log().unwrap();
+        assert!(DataDir::is_in_use(temp.path()).unwrap());
+        assert_eq!(read_marker(temp.path()).unwrap().unwrap().identity, other);
+    }
+
+    /// A directory with a log and snapshots, and others beside them that are to take their place.
+    fn replacing() -> (tempfile::TempDir, DataDir) {
+        let temp = temp();
+        let mut dir = DataDir::open(temp.path(), NEW).unwrap();
+        dir.note_log().unwrap();
+        let next = dir.begin_replacing().unwrap();
+        for (state, content) in [(temp.path(), "old"), (&next, "new")] {
+            for name in STATE {
+                fs::create_dir(state.join(name)).unwrap();
+                fs::write(state.join(name).join("1.log"), content).unwrap();
+            }
+        }
+        (temp, dir)
+    }
+
+    /// What is in use.
+    fn in_use(path: &Path) -> Vec<String> {
+        STATE.iter().map(|name| fs::read_to_string(path.join(name).join("1.log")).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_state_is_replaced_as_a_whole() {
+        let other = Identity { cluster_id: 8, ..NEW };
+        let (temp, mut dir) = replacing();
+        dir.replace(other).unwrap();
+        assert_eq!((dir.identity(), in_use(temp.path())), (other, vec!["new".to_owned(); 2]));
+        assert!(!temp.path().join(NEXT).exists());
+        drop(dir);
+        assert_eq!(DataDir::open(temp.path(), NEW).unwrap().identity(), other);
+    }
+
+    /// Each crash in between, and what the next start makes of it.
+    #[test]
+    fn a_replacement_that_was_cut_short_is_finished_or_forgotten() {
+        let other = Identity { cluster_id: 8, ..NEW };
+        let (temp, dir) = replacing();
+        drop(dir);
+        let dir = DataDir::open(temp.path(), NEW).unwrap();
+        assert_eq!((dir.identity(), in_use(temp.path())), (NEW, vec!["old".to_owned(); 2]), "it was not decided yet");
+        assert!(!temp.path().join(NEXT).exists());
+        for steps in 0..=5 {
+            let (temp, mut dir) = replacing();
+            dir.marker = Marker { identity: other, replacing: true, ..dir.marker };
+            dir.write_marker().unwrap();
+            let (path, next) = (temp.path(), temp.path().join(NEXT));
+            let all: [&dyn Fn() -> io::Result<()>; 5] = [
+                &|| fs::remove_dir_all(path.join("log")),
+                &|| fs::rename(next.join("log"), path.join("log")),
+                &|| fs::remove_dir_all(path.join("snap")),
+                &|| fs::rename(next.join("snap"), path.join("snap")),
+                &|| fs::remove_dir(&next),
+            ];
+            for step in &all[..steps] {
+                step().unwrap();
+            }
+            drop(dir);
+            let dir = DataDir::open(path, NEW).unwrap();
+            assert_eq!((dir.identity(), in_use(path)), (other, vec!["new".to_owned(); 2]), "after {steps} steps");
+            assert!(!next.exists() && !dir.marker.replacing);
+        }
+    }
+
     #[test]
     fn etcds_and_foreign_directories_are_left_alone() {
         let etcd = temp();
         fs::create_dir_all(etcd.path().join("member/wal")).unwrap();
         assert!(matches!(DataDir::open(etcd.path(), NEW), Err(DataDirError::Etcd { .. })));
-        for name in ["photos", "log", "snap"] {
+        for name in ["photos", "log", "snap", "next"] {
             let foreign = temp();
             fs::create_dir(foreign.path().join(name)).unwrap();
             let refused = DataDir::open(foreign.path(), NEW);

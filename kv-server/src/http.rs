@@ -12,6 +12,7 @@ use kv_codec::command::AlarmKind;
 use serde_json::json;
 
 use crate::gateway;
+use crate::join::CLUSTER_ID_HEADER;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::service::Core;
 
@@ -91,9 +92,11 @@ async fn members(State(core): State<Arc<Core>>) -> Response {
             "name": member.name,
             "peerURLs": member.peer_urls,
             "clientURLs": member.client_urls,
+            "isLearner": member.is_learner,
         })
     });
-    json_response(StatusCode::OK, &members.collect::<Vec<_>>().into())
+    let answer = json_response(StatusCode::OK, &members.collect::<Vec<_>>().into());
+    ([(CLUSTER_ID_HEADER, format!("{:x}", core.cluster_id))], answer).into_response()
 }
 
 async fn metrics(State(core): State<Arc<Core>>) -> Response {

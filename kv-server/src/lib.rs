@@ -32,6 +32,7 @@
 //! # Ok(()) }
 //! ```
 
+mod alone;
 mod authority;
 mod backup;
 pub mod banner;
@@ -42,6 +43,7 @@ mod gateway;
 mod grpc;
 mod http;
 pub mod ids;
+mod join;
 mod lessors;
 mod listener;
 pub mod logging;
@@ -65,5 +67,7 @@ pub mod version;
 mod waiters;
 mod watches;
 
+pub use alone::AloneError;
 pub use data_dir::DataDirError;
+pub use join::JoinError;
 pub use server::{Server, StartError};

@@ -12,15 +12,17 @@ use kv_raft::{
     Driver, DriverConfig, DriverEvent, FileLog, Leadership, LogIds, LogOptions, NodeConfig, RealDisk, RecoverError,
     RecoverOptions, Replica, Report, SyncMode, TailLimits, recover,
 };
-use kv_store::{Members, Store, View};
-use slog::{Logger, crit, info};
+use kv_store::View;
+use slog::{Logger, crit, info, warn};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::alone::{self, AloneError};
 use crate::config::{Config, Url};
 use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::join::{self, JoinError};
 use crate::listener::Listener;
 use crate::logging;
 use crate::machine::{self, Machine};
@@ -73,6 +75,17 @@ pub enum StartError {
     /// The member could not publish itself to the cluster.
     #[error("cannot publish this member to its cluster: {0}")]
     Publish(ApiError),
+    /// A member without a log may not begin, as far as its cluster says.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// It cannot go on alone.
+    #[error("cannot force a new cluster from data directory {path}: {source}")]
+    Alone {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: AloneError,
+    },
     /// Recovery ended without a result.
     #[error("recovery was interrupted")]
     Interrupted,
@@ -105,6 +118,7 @@ impl Server {
     /// [`StartError`].
     pub async fn start(config: Config, logger: &Logger) -> Result<Self, StartError> {
         let started = Instant::now();
+        let (genesis, identity) = join::beginning(&config).await?;
         let clients = bind_all(&config.listen_client_urls, "--listen-client-urls").await?;
         let peers = bind_all(&config.listen_peer_urls, "--listen-peer-urls").await?;
         let (client_addresses, peer_addresses) = (bound_addresses(&clients), bound_addresses(&peers));
@@ -113,8 +127,9 @@ impl Server {
         let (applied, applied_seen) = watch::channel(0);
         let config = Arc::new(config);
         let Recovered { data_dir, disk, replica } = {
-            let (config, completions) = (Arc::clone(&config), completions.clone());
-            let recovering = tokio::task::spawn_blocking(move || recover_member(&config, completions, applied));
+            let (config, logger) = (Arc::clone(&config), logger.clone());
+            let machine = Machine::new(genesis, completions.clone(), applied);
+            let recovering = tokio::task::spawn_blocking(move || recover_member(&config, identity, machine, &logger));
             recovering.await.map_err(|_| StartError::Interrupted)??
         };
         let identity = data_dir.identity();
@@ -279,21 +294,29 @@ pub(crate) fn log_options(Identity { cluster_id, member_id }: Identity) -> LogOp
     LogOptions::new(LogIds { cluster_id, member_id })
 }
 
-fn recover_member(
-    config: &Config,
-    completions: mpsc::UnboundedSender<Completion>,
-    applied: watch::Sender<u64>,
-) -> Result<Recovered, StartError> {
-    let (members, new) = initial_members(config);
+fn recover_member(config: &Config, new: Identity, genesis: Machine, logger: &Logger) -> Result<Recovered, StartError> {
     let mut data_dir = DataDir::open(&config.data_dir, new)?;
+    if config.force_new_cluster && data_dir.is_started() {
+        force_new_cluster(&mut data_dir, config, logger)?;
+    }
     let sync = if config.unsafe_no_fsync { SyncMode::UnsafeNone } else { SyncMode::Fsync };
     let disk = Arc::new(RealDisk::new(data_dir.path(), sync));
     let options = RecoverOptions { log: log_options(data_dir.identity()), tail: TailLimits::default() };
-    let genesis = Machine::new(Store::genesis(Members::new(members, [])), completions, applied);
     let replica = recover(&disk, &options, genesis)
         .map_err(|source| StartError::Recover { path: config.data_dir.clone(), source })?;
     data_dir.note_log()?;
     Ok(Recovered { data_dir, disk, replica })
+}
+
+fn force_new_cluster(data_dir: &mut DataDir, config: &Config, logger: &Logger) -> Result<(), StartError> {
+    let others =
+        alone::go_on_alone(data_dir).map_err(|source| StartError::Alone { path: config.data_dir.clone(), source })?;
+    if let Some(others) = others {
+        let removed = others.iter().map(|id| format!("{id:x}")).collect::<Vec<_>>().join(",");
+        warn!(logger, "forced a new cluster of this member alone; start it without --force-new-cluster from now on";
+            "cluster-id" => format!("{:x}", data_dir.identity().cluster_id), "removed" => removed);
+    }
+    Ok(())
 }
 
 /// One line that says what was there, and what it has come to.

@@ -89,6 +89,13 @@ impl Members {
         self.iter().filter(|member| member.is_learner == learners).map(|member| member.id).collect()
     }
 
+    /// `id` alone, as a voter; all others are removed.
+    pub(crate) fn alone(&self, id: u64) -> Result<Self, Rejection> {
+        let own = self.get(id).ok_or(Rejection::MemberNotFound)?;
+        let others = self.iter().map(|member| member.id).filter(|other| *other != id);
+        Ok(Self::new([Member { is_learner: false, ..own.clone() }], self.removed().chain(others)))
+    }
+
     /// Applies `change`, or says why not and changes nothing.
     pub(crate) fn change(&mut self, change: MemberChange) -> Result<ConfChange, Rejection> {
         match change {

@@ -1,4 +1,4 @@
-//! A state that begins anew, as that of another cluster.
+//! A state that begins anew, as that of another cluster, or that one member takes from its own.
 
 use kv_codec::member::Member;
 
@@ -31,6 +31,18 @@ impl View {
         }
         self.leases.replace(leases);
         (self.applied_index, self.applied_term) = (1, 1);
+        Ok(self)
+    }
+
+    /// This state as the one that `member`, alone of all, goes on with: every other member is removed and its alarms with it. As of the
+    /// same entry, in a term that is at least `term`.
+    ///
+    /// # Errors
+    /// [`Rejection::MemberNotFound`] when it is none of the members.
+    pub fn alone(mut self, member: u64, term: u64) -> Result<Self, Rejection> {
+        self.members = self.members.alone(member)?;
+        self.alarms = Alarms::new(self.alarms.iter().filter(|(raised_by, _)| *raised_by == member));
+        self.applied_term = self.applied_term.max(term);
         Ok(self)
     }
 }

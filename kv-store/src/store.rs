@@ -85,6 +85,15 @@ impl Store {
         Self::from_view(View::genesis(members))
     }
 
+    /// What a member starts from that joins a cluster: nothing, not even that cluster's first entry. It is sent a snapshot, and before
+    /// that no entry can follow.
+    #[must_use]
+    pub fn newcomer() -> Self {
+        let mut view = View::genesis(Members::default());
+        (view.applied_index, view.applied_term) = (0, 0);
+        Self::from_view(view)
+    }
+
     /// A store that goes on from `view`, which is published.
     #[must_use]
     pub fn from_view(view: View) -> Self {

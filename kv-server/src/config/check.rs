@@ -34,7 +34,7 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     }
     lengths(config)?;
     timeouts(config)?;
-    cluster(config, settings)
+    cluster(config)
 }
 
 /// What becomes part of the membership must fit it: it is read again at every start.
@@ -101,11 +101,8 @@ fn timeouts(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn cluster(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+fn cluster(config: &Config) -> Result<(), ConfigError> {
     const ONE_MEMBER: &str = "clusters of more than one member are not available in this version";
-    if settings.value("initial-cluster-state") != "new" {
-        return refuse(format!("--initial-cluster-state=existing: {ONE_MEMBER}"));
-    }
     let members = &config.initial_cluster;
     let mut urls: Vec<&Url> = members.values().flatten().collect();
     urls.sort();
@@ -118,7 +115,7 @@ fn cluster(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
             config.name
         ));
     };
-    if members.len() > 1 {
+    if members.len() > 1 && !config.initial_cluster_existing {
         return refuse(format!("--initial-cluster names {} members: {ONE_MEMBER}", members.len()));
     }
     let advertised = &config.initial_advertise_peer_urls;

@@ -246,7 +246,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "initial-cluster-state",
         Choice(&["new", "existing"]),
         "new",
-        "Whether the cluster is 'new' or 'existing'; only 'new' is available in this version.",
+        "Whether the cluster is 'new', or 'existing' and has added this member.",
     ),
     built(
         Clustering,
@@ -446,12 +446,12 @@ pub(super) static FLAGS: &[Flag] = &[
         "downgrades are not available in this version; leave it out",
     ),
     ignored(Features, "bootstrap-defrag-threshold-megabytes", U64, NO_BACKEND),
-    later(
+    built(
         Unsafe,
         "force-new-cluster",
         Bool,
         "false",
-        "cutting a cluster down to this member is not available in this version; leave it out",
+        "Go on alone with what this member's log holds, as a cluster of its own; for when the others are lost.",
     ),
     built(
         Unsafe,

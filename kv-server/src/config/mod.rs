@@ -43,13 +43,15 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     /// Where the other members are told to reach this one. At least one.
     pub initial_advertise_peer_urls: Vec<Url>,
-    /// The members of a new cluster by name, with their peer URLs, sorted. Only this one, so far as
+    /// The members of the cluster by name, with their peer URLs, sorted. Several only where it is an existing one, so far as
     /// [`Config::parse`] lets through.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
     /// Whether a change of the membership is refused that could leave the cluster unable to decide.
     pub strict_reconfig_check: bool,
     /// Most learners that the cluster may have; at least 1.
     pub max_learners: u64,
+    /// Whether [`Config::initial_cluster`] is a cluster that runs, and waits for this member.
+    pub initial_cluster_existing: bool,
     /// Keeps apart the ids of clusters that have the same URLs.
     pub initial_cluster_token: String,
     /// Log entries between snapshots when given explicitly; `None` takes them by bytes.
@@ -76,6 +78,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Form of a log line.
     pub log_format: LogFormat,
+    /// Whether this member goes on alone, all others being lost.
+    pub force_new_cluster: bool,
     /// Whether writes are answered before they are on disk.
     pub unsafe_no_fsync: bool,
     /// The version of etcd to answer as.
@@ -248,6 +252,7 @@ impl Config {
             listen_peer_urls: reader.urls("listen-peer-urls")?,
             initial_advertise_peer_urls,
             initial_cluster,
+            initial_cluster_existing: settings.value("initial-cluster-state") == "existing",
             initial_cluster_token: settings.value("initial-cluster-token").to_owned(),
             strict_reconfig_check: value::boolean(settings.value("strict-reconfig-check")) == Some(true),
             max_learners: reader.number("max-learners")?,
@@ -275,6 +280,7 @@ impl Config {
                 "console" => LogFormat::Console,
                 _ => LogFormat::Json,
             },
+            force_new_cluster: value::boolean(settings.value("force-new-cluster")) == Some(true),
             unsafe_no_fsync: value::boolean(settings.value("unsafe-no-fsync")) == Some(true),
             report_version,
             log_chosen,

@@ -59,7 +59,8 @@ fn a_bare_start_has_the_defaults_of_etcd() {
     assert_eq!(config.heartbeat_interval, Duration::from_millis(100));
     assert_eq!(config.election_timeout, Duration::from_secs(1));
     assert_eq!((config.log_level, config.log_format), (LogLevel::Info, LogFormat::Json));
-    assert!(!config.unsafe_no_fsync);
+    assert!(!config.unsafe_no_fsync && !config.force_new_cluster && !config.initial_cluster_existing);
+    assert_eq!((config.strict_reconfig_check, config.max_learners), (true, 1));
     assert!(!config.log_chosen);
     assert_eq!(config.report_version.server(), "3.7.0");
 }
@@ -290,12 +291,8 @@ fn the_initial_cluster_must_be_this_member() {
     );
     let two = "--initial-cluster=default=http://localhost:2380,b=http://localhost:3380";
     check_refused(&[two], &[], 1, &["clusters of more than one member are not available in this version"]);
-    check_refused(
-        &["--initial-cluster-state=existing"],
-        &[],
-        1,
-        &["clusters of more than one member are not available in this version"],
-    );
+    let (config, _) = run(&[two, "--initial-cluster-state=existing"], &[]);
+    assert!(config.initial_cluster_existing && config.initial_cluster.len() == 2);
     run(&["--initial-cluster=default=http://127.0.0.1:2380"], &[]);
     run(&["--initial-cluster-state=new", "--initial-cluster=default=http://localhost:2380"], &[]);
 }
@@ -368,4 +365,13 @@ fn client_commands() {
         assert_eq!(code, 2, "{args:?}: {message}");
         assert!(message.contains("usage: kv-server"), "{args:?}: {message}");
     }
+}
+
+#[test]
+fn an_earlier_name_of_a_flag_is_that_flag() {
+    assert_eq!(run(&["--experimental-max-learners=3"], &[]).0.max_learners, 3);
+    assert_eq!(run(&["--experimental-max-learners=3", "--max-learners=2"], &[]).0.max_learners, 2);
+    assert_eq!(run(&[], &[("ETCD_EXPERIMENTAL_MAX_LEARNERS", "4")]).0.max_learners, 4);
+    check_refused(&["--max-learners=2"], &[("ETCD_EXPERIMENTAL_MAX_LEARNERS", "4")], 1, &["both set"]);
+    check_refused(&["--max-learners=0"], &[], 1, &["--max-learners", "at least 1"]);
 }

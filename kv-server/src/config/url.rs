@@ -77,6 +77,16 @@ impl Url {
         self.scheme
     }
 
+    /// The host to dial: a name or an address.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port to dial.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The address to listen on, `localhost` being 127.0.0.1; `None` when the host is another name.
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         let ip = match self.host.as_str() {
@@ -87,7 +97,7 @@ impl Url {
     }
 
     /// Whether both reach the same place, `localhost` and 127.0.0.1 being one.
-    pub(super) fn reaches_same(&self, other: &Self) -> bool {
+    pub(crate) fn reaches_same(&self, other: &Self) -> bool {
         self == other
             || (self.scheme == other.scheme
                 && self.socket_addr().is_some()

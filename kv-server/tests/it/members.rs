@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use kv_server::proto::etcdserverpb::{
     Member, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
-    MoveLeaderRequest,
+    MoveLeaderRequest, PutRequest, StatusRequest,
 };
 use serde_json::json;
 use tonic::Code;
 
-use crate::harness::{Clients, Process, Served, check_refused, http};
+use crate::harness::{Clients, Process, Served, check_refused, get, http, metric, poll, refused};
 
 const NOT_FOUND: &str = "etcdserver: member not found";
 
@@ -19,6 +19,10 @@ fn add(url: &str, is_learner: bool) -> MemberAddRequest {
 
 fn update(id: u64, url: &str) -> MemberUpdateRequest {
     MemberUpdateRequest { id, peer_ur_ls: vec![url.to_owned()] }
+}
+
+fn small(key: &str) -> PutRequest {
+    PutRequest { key: key.to_owned().into(), ..Default::default() }
 }
 
 async fn list(clients: &mut Clients) -> Vec<Member> {
@@ -200,4 +204,85 @@ async fn the_gateway_has_the_calls_too() {
     let refused = post("maintenance/transfer-leadership", json!({"targetID": id}));
     assert_eq!(refused["message"], "etcdserver: bad leader transferee");
     served.stop().await;
+}
+
+/// The second of two is lost, and with it the quorum.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_goes_on_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = Process::start(dir.path(), &[]);
+    let mut clients = Clients::connect(process.client).await;
+    clients.put("k", "v").await;
+    let before = clients.cluster.member_list(MemberListRequest::default()).await.unwrap().into_inner();
+    let own = before.members[0].id;
+    let learner = clients.cluster.member_add(add("http://127.0.0.1:22112", true)).await.unwrap().into_inner().member;
+    clients.cluster.member_add(add("http://127.0.0.1:22122", false)).await.unwrap();
+    // It is in the log, and nobody but the other one could say that it is committed.
+    let mut more = clients.clone();
+    let unanswered = tokio::spawn(async move { more.kv.put(small("uncommitted")).await });
+    poll("the entry to be logged", || (metric(process.client, "kv_log_commands_total") >= 3).then_some(()));
+    let revision = clients.maintenance.status(StatusRequest {}).await.unwrap().into_inner();
+    let index = revision.header.unwrap().revision;
+    process.kill();
+    assert!(unanswered.await.unwrap().is_err());
+    drop(clients);
+
+    let process = Process::start(dir.path(), &["--force-new-cluster"]);
+    let mut clients = Clients::connect(process.client).await;
+    let after = clients.cluster.member_list(MemberListRequest { linearizable: true }).await.unwrap().into_inner();
+    assert_eq!(after.members, before.members, "this member alone, under its id");
+    let (old, new) = (before.header.unwrap(), after.header.unwrap());
+    assert_eq!((old.member_id, new.member_id), (own, own));
+    assert_ne!(old.cluster_id, new.cluster_id, "what is left of the old cluster is a stranger");
+    assert!(new.raft_term > old.raft_term);
+    assert_eq!(clients.range(get("k")).await.kvs[0].value, "v");
+    assert_eq!(clients.range(get("uncommitted")).await.count, 1, "it may have been acknowledged");
+    assert_eq!(clients.put("k", "w").await, index + 2);
+    // Who was removed stays removed.
+    let id = learner.unwrap().id;
+    check_refused(clients.cluster.member_remove(MemberRemoveRequest { id }).await, Code::NotFound, NOT_FOUND);
+    drop(clients);
+    process.kill();
+    // The flag, forgotten, does no more harm to a member that is alone.
+    let process = Process::start(dir.path(), &["--force-new-cluster"]);
+    let mut clients = Clients::connect(process.client).await;
+    let again = clients.cluster.member_list(MemberListRequest { linearizable: true }).await.unwrap().into_inner();
+    assert_eq!(again.header.unwrap().cluster_id, new.cluster_id);
+    assert_eq!(clients.range(get("k")).await.kvs[0].value, "w");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_cluster_is_not_forced_from_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = Process::start(dir.path(), &["--force-new-cluster"]);
+    Clients::connect(process.client).await.put("k", "v").await;
+}
+
+/// Each with the reason, before anything is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_fit_the_cluster_does_not_join() {
+    let (dir, joins) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let founder = Process::start(dir.path(), &["--name=a"]);
+    let mut clients = Clients::connect(founder.client).await;
+    let peer = founder.peer;
+    let update = update(list(&mut clients).await[0].id, &format!("http://{peer}"));
+    clients.cluster.member_update(update).await.unwrap();
+    let refused = |name: &str, own: &str, cluster: &str| {
+        let flags = [
+            format!("--name={name}"),
+            format!("--initial-advertise-peer-urls={own}"),
+            format!("--initial-cluster={cluster}"),
+            "--initial-cluster-state=existing".to_owned(),
+        ];
+        let said = refused(joins.path(), &flags.each_ref().map(String::as_str));
+        assert_eq!(std::fs::read_dir(joins.path()).unwrap().count(), 0, "something was written");
+        said
+    };
+    let own = "http://127.0.0.1:22112";
+    let two = format!("a=http://{peer},b={own}");
+    assert!(refused("b", own, &two).contains("it names 2, the cluster has 1"));
+    clients.cluster.member_add(add("http://127.0.0.1:22122", true)).await.unwrap();
+    assert!(refused("b", own, &two).contains("no member of the cluster has the URLs of b, http://127.0.0.1:22112"));
+    let said = refused("b", own, &format!("a=http://127.0.0.1:1,b={own}"));
+    assert!(said.contains("none of the members in --initial-cluster answers"), "{said}");
 }
