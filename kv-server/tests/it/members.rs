@@ -79,7 +79,7 @@ async fn a_learner_comes_and_goes() {
     let not_enough = "etcdserver: re-configuration failed due to not enough started members";
     check_refused(last, Code::Unknown, not_enough);
     let left = clients.cluster.member_remove(MemberRemoveRequest { id: learner.id }).await.unwrap().into_inner();
-    assert_eq!(left.members, [own.clone()]);
+    assert_eq!(left.members, std::slice::from_ref(own));
     // What was removed is as unknown as what never was.
     for id in [learner.id, 7, 0] {
         check_refused(clients.cluster.member_remove(MemberRemoveRequest { id }).await, Code::NotFound, NOT_FOUND);
