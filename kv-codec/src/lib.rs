@@ -2,7 +2,8 @@
 //!
 //! # What it is
 //! The one place that says how kv's own data look as bytes: variable-length integers ([`varint`]), commands and the batches of
-//! them that make one raft entry ([`command`]), records of the log ([`record`]), chunks of a snapshot ([`chunk`]), and the
+//! them that make one raft entry ([`command`]), records of the log ([`record`]), chunks of a snapshot ([`chunk`]), frames between
+//! members ([`peer`]), and the
 //! description of a cluster member ([`member`]). `docs/formats.md` shows each byte by byte.
 //!
 //! # What it is not
@@ -20,6 +21,7 @@
 pub mod chunk;
 pub mod command;
 pub mod member;
+pub mod peer;
 pub mod planted;
 pub mod record;
 pub mod varint;

@@ -47,6 +47,7 @@ mod listener;
 pub mod logging;
 mod machine;
 mod metrics;
+mod peer;
 #[allow(
     missing_docs,
     unreachable_pub,

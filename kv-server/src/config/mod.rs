@@ -43,8 +43,7 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     /// Where the other members are told to reach this one. At least one.
     pub initial_advertise_peer_urls: Vec<Url>,
-    /// The members of a new cluster by name, with their peer URLs, sorted. Only this one, so far as
-    /// [`Config::parse`] lets through.
+    /// The members of a new cluster by name, with their peer URLs, sorted.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
     /// Keeps apart the ids of clusters that have the same URLs.
     pub initial_cluster_token: String,

@@ -29,7 +29,7 @@ impl Url {
     ///
     /// # Errors
     /// A sentence on what is wrong with it, for a person to read.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (scheme, rest) = text
             .split_once("://")
@@ -75,6 +75,16 @@ impl Url {
     /// How it is reached.
     pub fn scheme(&self) -> Scheme {
         self.scheme
+    }
+
+    /// The host to dial: a name or an address.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port to dial.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The address to listen on, `localhost` being 127.0.0.1; `None` when the host is another name.
