@@ -90,8 +90,10 @@ pub struct Server {
     core: Arc<Core>,
     driver_thread: JoinHandle<()>,
     stop: watch::Sender<()>,
+    stop_peers: watch::Sender<()>,
     left: watch::Receiver<bool>,
     listeners: JoinSet<()>,
+    peer_listeners: JoinSet<()>,
     client_addresses: Vec<SocketAddr>,
     logger: Logger,
 }
@@ -191,30 +193,33 @@ impl Server {
         });
         log_recovery(logger, &core, &report, recovered_in);
 
-        let (stop, stopped) = watch::channel(());
-        let mut listeners = JoinSet::new();
+        let (stop_peers, peers_stopped) = watch::channel(());
+        let mut peer_listeners = JoinSet::new();
         let max_concurrent_streams = config.max_concurrent_streams;
         let acceptor = Arc::new(peers.acceptor(Arc::clone(&core), disk));
         for socket in peer_sockets {
             let acceptor = Some(Arc::clone(&acceptor));
             let listener = Listener { socket, routes: http::peer_routes(&core), max_concurrent_streams, acceptor };
-            listeners.spawn(listener.serve(stopped.clone(), logger.clone()));
+            peer_listeners.spawn(listener.serve(peers_stopped.clone(), logger.clone()));
         }
         for address in &peer_addresses {
             info!(logger, "serving peer traffic"; "address" => %address);
         }
-        tokio::spawn(peer::follow(Arc::clone(&peers), acceptor, members, stopped.clone()));
+        tokio::spawn(peer::follow(Arc::clone(&peers), acceptor, members, peers_stopped));
         let published = tokio::select! {
             published = publish(&core, &config, logger) => published,
             _ = left.wait_for(|left| *left) => Err(StartError::Removed),
         };
         if let Err(error) = published {
-            drop(stop);
-            peers.stop();
-            while listeners.join_next().await.is_some() {}
+            drop(stop_peers);
+            while peer_listeners.join_next().await.is_some() {}
             stop_driver(&core, driver_thread).await;
+            peers.stop();
             return Err(error);
         }
+
+        let (stop, stopped) = watch::channel(());
+        let mut listeners = JoinSet::new();
 
         let upkeep = upkeep::run(
             Arc::clone(&core),
@@ -236,7 +241,17 @@ impl Server {
         for address in &client_addresses {
             info!(logger, "serving client traffic"; "address" => %address);
         }
-        Ok(Self { core, driver_thread, stop, left, listeners, client_addresses, logger: logger.clone() })
+        Ok(Self {
+            core,
+            driver_thread,
+            stop,
+            stop_peers,
+            left,
+            listeners,
+            peer_listeners,
+            client_addresses,
+            logger: logger.clone(),
+        })
     }
 
     /// The addresses that clients are served on, as bound: a port of 0 is a real one here.
@@ -264,6 +279,9 @@ impl Server {
         // Nobody listens if every listener has ended by itself.
         let _ = self.stop.send(());
         while self.listeners.join_next().await.is_some() {}
+        // Open calls needed the other members until now.
+        let _ = self.stop_peers.send(());
+        while self.peer_listeners.join_next().await.is_some() {}
         stop_driver(&self.core, self.driver_thread).await;
         self.core.peers.stop();
         let last = self.core.views.load_full();

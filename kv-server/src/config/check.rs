@@ -38,11 +38,15 @@ fn lengths(config: &Config) -> Result<(), ConfigError> {
     if config.name.len() as u64 > NAME_BYTES_MAX {
         return refuse(format!("--name is longer than {NAME_BYTES_MAX} bytes; give a shorter one"));
     }
-    let lists = [
+    if config.initial_cluster.keys().any(|name| name.len() as u64 > NAME_BYTES_MAX) {
+        return refuse(format!("--initial-cluster has a name longer than {NAME_BYTES_MAX} bytes; give a shorter one"));
+    }
+    let own = [
         ("advertise-client-urls", &config.advertise_client_urls),
         ("initial-advertise-peer-urls", &config.initial_advertise_peer_urls),
     ];
-    for (flag, urls) in lists {
+    let all = config.initial_cluster.values().map(|urls| ("initial-cluster", urls));
+    for (flag, urls) in own.into_iter().chain(all) {
         if urls.len() as u64 > URLS_MAX {
             return refuse(format!("--{flag} has more than {URLS_MAX} URLs; give fewer"));
         }

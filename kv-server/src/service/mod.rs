@@ -108,11 +108,10 @@ impl Core {
     /// next leader.
     pub(crate) async fn replicate(&self, body: &Body<'_>) -> Result<Applied, ApiError> {
         let began = Instant::now();
+        let left = || self.limits.request_timeout.saturating_sub(began.elapsed());
         loop {
-            let outcome = self.outcome(self.queue(body)).await;
-            let left = self.limits.request_timeout.saturating_sub(began.elapsed());
-            match outcome {
-                Err(ApiError::NoLeader) if self.leader_within(left).await => {}
+            match self.outcome_within(self.queue(body), left()).await {
+                Err(ApiError::NoLeader) if self.leader_within(left()).await => {}
                 Err(ApiError::NoLeader | ApiError::Timeout) => return Err(self.timed_out(began)),
                 outcome => return outcome,
             }
@@ -157,8 +156,16 @@ impl Core {
 
     /// Waits until a command that was queued is applied and published.
     pub(crate) async fn outcome(&self, queued: Result<Queued<'_>, ApiError>) -> Result<Applied, ApiError> {
+        self.outcome_within(queued, self.limits.request_timeout).await
+    }
+
+    async fn outcome_within(
+        &self,
+        queued: Result<Queued<'_>, ApiError>,
+        timeout: Duration,
+    ) -> Result<Applied, ApiError> {
         let applied = match queued {
-            Ok(queued) => queued.result(self.limits.request_timeout).await,
+            Ok(queued) => queued.result(timeout).await,
             Err(error) => Err(error),
         };
         if applied.is_err() {
