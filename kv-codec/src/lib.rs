@@ -3,8 +3,7 @@
 //! # What it is
 //! The one place that says how kv's own data look as bytes: variable-length integers ([`varint`]), commands and the batches of
 //! them that make one raft entry ([`command`]), records of the log ([`record`]), chunks of a snapshot ([`chunk`]), frames between
-//! members ([`peer`]), and the
-//! description of a cluster member ([`member`]). `docs/formats.md` shows each byte by byte.
+//! members ([`peer`]), and the description of a cluster member ([`member`]). `docs/formats.md` shows each byte by byte.
 //!
 //! # What it is not
 //! It does no I/O, reads no clock, knows no raft and no store, and does not speak protobuf: the etcd API is translated in `kv-server`.

@@ -10,7 +10,7 @@ use kv_codec::command::{Body, Publish};
 use kv_codec::member::Member;
 use kv_raft::{
     Driver, DriverConfig, DriverEvent, FileLog, Leadership, LogIds, LogOptions, NodeConfig, RealDisk, RecoverError,
-    RecoverOptions, Replica, Report, SyncMode, TailLimits, recover,
+    RecoverOptions, Replica, SyncMode, TailLimits, recover,
 };
 use kv_store::{Members, Store, View};
 use slog::{Logger, crit, info, warn};
@@ -127,7 +127,7 @@ impl Server {
             recovering.await.map_err(|_| StartError::Interrupted)??
         };
         let identity = data_dir.identity();
-        let (report, recovered_in) = (replica.report.clone(), started.elapsed());
+        log_recovery(logger, identity, &replica, started.elapsed());
         let metrics = Metrics::new(&Names {
             server_version: config.report_version.server(),
             cluster_version: config.report_version.cluster(),
@@ -191,8 +191,6 @@ impl Server {
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             metrics,
         });
-        log_recovery(logger, &core, &report, recovered_in);
-
         let (stop_peers, peers_stopped) = watch::channel(());
         let mut peer_listeners = JoinSet::new();
         let max_concurrent_streams = config.max_concurrent_streams;
@@ -366,19 +364,19 @@ fn recover_member(
 }
 
 /// One line that says what was there, and what it has come to.
-fn log_recovery(logger: &Logger, core: &Core, report: &Report, took: Duration) {
-    let view = core.views.load_full();
+fn log_recovery<L>(logger: &Logger, identity: Identity, replica: &Replica<Machine, L>, took: Duration) {
+    let (view, report) = (replica.machine.store().view(), &replica.report);
     let what = if report.fresh { "started a new member" } else { "recovered" };
     info!(logger, "{}", what;
-        "cluster-id" => format!("{:x}", core.cluster_id),
-        "member-id" => format!("{:x}", core.member_id),
+        "cluster-id" => format!("{:x}", identity.cluster_id),
+        "member-id" => format!("{:x}", identity.member_id),
         "revision" => view.revision(),
         "keys" => view.live_keys(),
         "snapshot-index" => report.snapshot.index,
         "entries-applied" => report.entries_applied,
         "entries-uncommitted" => report.entries_uncommitted,
         "cut" => report.cut.as_deref().unwrap_or("none"),
-        "boot-epoch" => core.epoch,
+        "boot-epoch" => replica.epoch,
         "took" => format!("{took:?}"),
     );
 }

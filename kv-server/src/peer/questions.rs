@@ -124,6 +124,7 @@ impl Asker {
                 Err(error) => {
                     // Who waits is told at once, and asks again when it likes.
                     drop(first);
+                    while self.asked.try_recv().is_ok() {}
                     patience.wait(&error).await;
                 }
             }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use kv_codec::DecodeError;
 use kv_codec::peer::{
     FRAME_HEADER_BYTES, FrameHeader, GREETING_BYTES, Greeting, REPLY_BYTES, Refusal, Reply, put_frame,
@@ -19,6 +19,9 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// How much is asked of the system at once, when no frame is known to need more.
 const READ_BYTES: usize = 64 * 1024;
+/// Payloads up to this are copied out of what was read: an entry that is kept for followers must not keep more than a few times its own
+/// length.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 /// How much of a long frame is made room for before it has come: what was announced is not yet there.
 const GROW_BYTES_MAX: usize = 1 << 20;
 
@@ -98,7 +101,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         let header = FrameHeader::decode(*header, self.frame_bytes_max)?;
         self.fill(FRAME_HEADER_BYTES + header.payload_bytes()).await?;
         header.check(&self.buffer[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + header.payload_bytes()])?;
-        self.skip(FRAME_HEADER_BYTES);
+        self.buffer.advance(FRAME_HEADER_BYTES);
         Ok(self.take(header.payload_bytes()))
     }
 
@@ -121,11 +124,12 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
 
     /// Takes bytes that are there.
     pub(super) fn take(&mut self, bytes: usize) -> Bytes {
-        self.buffer.split_to(bytes).freeze()
-    }
-
-    fn skip(&mut self, bytes: usize) {
-        bytes::Buf::advance(&mut self.buffer, bytes);
+        if bytes > COPIED_BYTES_MAX {
+            return self.buffer.split_to(bytes).freeze();
+        }
+        let taken = Bytes::copy_from_slice(&self.buffer[..bytes]);
+        self.buffer.advance(bytes);
+        taken
     }
 }
 

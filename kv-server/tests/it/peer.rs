@@ -75,7 +75,7 @@ impl Lonely {
         is_closed(connection);
     }
 
-    fn is_well(self) {
+    fn ends_well(self) {
         assert_eq!(http_get(self.peer, "/version").json()["etcdserver"], "3.7.0");
         let (status, lines) = self.process.terminate();
         let panicked: Vec<_> = lines.iter().filter(|line| line.contains("panicked")).collect();
@@ -153,7 +153,7 @@ fn only_members_of_the_cluster_are_let_in() {
     assert_eq!(verdict, Ok(()));
     is_closed(second);
     drop(third);
-    lonely.is_well();
+    lonely.ends_well();
 }
 
 /// Waits for the line that says why a connection was rejected.
@@ -188,7 +188,7 @@ fn nonsense_ends_its_connection_and_nothing_else() {
     }
     // A snapshot's message among others: its content has not come.
     lonely.said(Stream::Messages, &snapshot_message(&lonely.greeting, 9));
-    lonely.is_well();
+    lonely.ends_well();
 }
 
 #[test]
@@ -230,5 +230,5 @@ fn half_a_snapshot_leaves_nothing() {
     ends(third);
     poll("what came to be removed", || (snapshots(lonely.dir.path()) == 1).then_some(()));
     lonely.process.wait_for("closed connection of peer");
-    lonely.is_well();
+    lonely.ends_well();
 }
