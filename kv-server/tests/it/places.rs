@@ -5,6 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
+use kv_codec::record::frame::mask;
 use tempfile::TempDir;
 
 use crate::harness::{Clients, Process, get, refused};
@@ -138,7 +139,9 @@ async fn a_flipped_byte_in_the_log_is_found_and_nothing_is_cut() {
         check_refused(dir.path(), &[&name, "at offset 512", "restore this member from a snapshot"]);
     }
     // The last batch, which nothing after it says was synced: all of it was written, so that it may have been acknowledged.
-    let last = good.windows(VALUE.len()).rposition(|window| window == VALUE.as_bytes()).unwrap();
+    let mut plain = good.clone();
+    mask(good[16..32].first_chunk().unwrap(), &mut plain);
+    let last = plain.windows(VALUE.len()).rposition(|window| window == VALUE.as_bytes()).unwrap();
     let mut bad = good.clone();
     bad[last] ^= 1;
     fs::write(&segment, &bad).unwrap();
