@@ -2,8 +2,8 @@
 //!
 //! # What it is
 //! The one place that says how kv's own data look as bytes: variable-length integers ([`varint`]), commands and the batches of
-//! them that make one raft entry ([`command`]), records of the log ([`record`]), chunks of a snapshot ([`chunk`]), and the
-//! description of a cluster member ([`member`]). `docs/formats.md` shows each byte by byte.
+//! them that make one raft entry ([`command`]), records of the log ([`record`]), chunks of a snapshot ([`chunk`]), frames between
+//! members ([`peer`]), and the description of a cluster member ([`member`]). `docs/formats.md` shows each byte by byte.
 //!
 //! # What it is not
 //! It does no I/O, reads no clock, knows no raft and no store, and does not speak protobuf: the etcd API is translated in `kv-server`.
@@ -20,6 +20,7 @@
 pub mod chunk;
 pub mod command;
 pub mod member;
+pub mod peer;
 pub mod planted;
 pub mod record;
 pub mod varint;

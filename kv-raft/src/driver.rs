@@ -103,6 +103,8 @@ enum Event {
     Command(Vec<u8>),
     ConfChange(ConfChange, Vec<u8>),
     Input(Input),
+    /// An input, and what is let go of once it was taken.
+    Held(Input, Box<dyn Send>),
     Done(Done),
     Shutdown,
 }
@@ -262,6 +264,10 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
                 self.step(Input::ProposeConfChange(change, batch));
             }
             Event::Input(input) => self.step(input),
+            Event::Held(input, held) => {
+                self.step(input);
+                drop(held);
+            }
             Event::Done(done) => self.on_done(done)?,
             Event::Shutdown => return Ok(false),
         }

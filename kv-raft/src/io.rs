@@ -111,7 +111,34 @@ pub enum Promise {
     },
 }
 
+impl Envelope {
+    /// The bytes of this message, give or take what is around its entries or commands.
+    #[must_use]
+    pub fn bytes_about(&self) -> usize {
+        64 + match &self.body {
+            PeerMessage::Raft(message) => {
+                message.get_entries().iter().map(|entry| 32 + entry.data.len() + entry.context.len()).sum()
+            }
+            PeerMessage::Forward { batch, .. }
+            | PeerMessage::ForwardChange { batch, .. }
+            | PeerMessage::Refused { batch, .. } => batch.len(),
+            PeerMessage::ReadRequest { .. } | PeerMessage::ReadResponse { .. } => 0,
+        }
+    }
+}
+
 impl PeerMessage {
+    /// Where the snapshot stands that this message speaks of. It is not to be stepped before that snapshot's content is stored.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Position> {
+        let Self::Raft(message) = self else {
+            return None;
+        };
+        let metadata = message.get_snapshot().get_metadata();
+        let at = Position { index: metadata.index, term: metadata.term };
+        (message.get_msg_type() == MessageType::MsgSnapshot).then_some(at)
+    }
+
     /// What this message promises.
     #[must_use]
     pub fn promise(&self) -> Promise {

@@ -60,7 +60,16 @@ impl Envelope {
     /// When raft's message is of a kind that never travels; a [`crate::Node`] sends none.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + payload_bytes(&self.body));
+        let mut out = Vec::with_capacity(self.bytes_about());
+        self.encode_to(&mut out);
+        out
+    }
+
+    /// Appends the bytes of this message.
+    ///
+    /// # Panics
+    /// As [`Envelope::encode`].
+    pub fn encode_to(&self, out: &mut Vec<u8>) {
         let kind = match &self.body {
             PeerMessage::Raft(_) => RAFT,
             PeerMessage::Forward { .. } => FORWARD,
@@ -73,20 +82,20 @@ impl Envelope {
         out.extend_from_slice(&self.from.to_le_bytes());
         out.extend_from_slice(&self.to.to_le_bytes());
         match &self.body {
-            PeerMessage::Raft(message) => put_raft(&mut out, message),
+            PeerMessage::Raft(message) => put_raft(out, message),
             PeerMessage::Forward { leader_term, batch } => {
-                put_u64(&mut out, *leader_term);
+                put_u64(out, *leader_term);
                 out.extend_from_slice(batch);
             }
             PeerMessage::ReadRequest { epoch, round } => {
-                [*epoch, *round].into_iter().for_each(|number| put_u64(&mut out, number));
+                [*epoch, *round].into_iter().for_each(|number| put_u64(out, number));
             }
             PeerMessage::ReadResponse { epoch, round, term, index } => {
-                [*epoch, *round, *term, *index].into_iter().for_each(|number| put_u64(&mut out, number));
+                [*epoch, *round, *term, *index].into_iter().for_each(|number| put_u64(out, number));
             }
             PeerMessage::ForwardChange { leader_term, change, batch } => {
-                put_u64(&mut out, *leader_term);
-                put_change(&mut out, *change);
+                put_u64(out, *leader_term);
+                put_change(out, *change);
                 out.extend_from_slice(batch);
             }
             PeerMessage::Refused { reason, batch } => {
@@ -94,7 +103,6 @@ impl Envelope {
                 out.extend_from_slice(batch);
             }
         }
-        out
     }
 
     /// Reads what [`Envelope::encode`] wrote. Payloads stay where they are in `bytes`.
@@ -140,18 +148,6 @@ impl Envelope {
         };
         reader.end("message")?;
         Ok(Self { from, to, body })
-    }
-}
-
-fn payload_bytes(body: &PeerMessage) -> usize {
-    match body {
-        PeerMessage::Raft(message) => {
-            message.get_entries().iter().map(|entry| 32 + entry.data.len() + entry.context.len()).sum()
-        }
-        PeerMessage::Forward { batch, .. }
-        | PeerMessage::ForwardChange { batch, .. }
-        | PeerMessage::Refused { batch, .. } => batch.len(),
-        PeerMessage::ReadRequest { .. } | PeerMessage::ReadResponse { .. } => 0,
     }
 }
 

@@ -1,24 +1,28 @@
 //! Snapshot files: `snap/%016x-%016x.snap`, by index and term. Their bytes are in [`kv_codec::chunk`].
 //!
-//! A file is written under the name `.tmp`, synced, renamed, and its directory synced: one with its final name is whole. Which of
+//! A file is written under the name `.tmp` (`.recv` if it comes from another member), synced, renamed, and its directory synced: one with its final name is whole. Which of
 //! them counts is said by the log's snapshot mark, which is appended after that.
+
+mod stream;
 
 use std::io::{self, ErrorKind};
 
 use bytes::Bytes;
 use kv_codec::DecodeError;
 pub use kv_codec::chunk::SnapshotHeader;
-use kv_codec::chunk::{
-    CHUNK_BYTES_MAX, CHUNK_HEADER_BYTES, ChunkHeader, END_BYTES, FrameSeed, HEADER_BYTES, StreamEnd,
-};
+use kv_codec::chunk::{CHUNK_BYTES_MAX, CHUNK_HEADER_BYTES, ChunkHeader, END_BYTES, HEADER_BYTES};
 use kv_codec::planted::{Bug, is_planted};
+pub use stream::StreamState;
 use thiserror::Error;
-use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::disk::{Disk, DiskFile};
 
 /// The directory of all snapshots.
 const SNAP_DIR: &str = "snap";
+/// The kinds of a finished snapshot's name, of one that this member is taking, and of one that comes from another.
+const FINISHED: &str = "snap";
+const TAKEN: &str = "tmp";
+const RECEIVED: &str = "recv";
 /// How much is written between two syncs: the log's own sync must not wait behind all of a snapshot.
 const SYNC_BYTES: u64 = 8 << 20;
 
@@ -99,7 +103,7 @@ fn parse(name: &str) -> Option<(u64, u64, &str)> {
     let (numbers, kind) = name.split_once('.')?;
     let (index, term) = numbers.split_once('-')?;
     let (index, term) = (u64::from_str_radix(index, 16).ok()?, u64::from_str_radix(term, 16).ok()?);
-    let known = matches!(kind, "snap" | "tmp") && file_name(index, term, kind) == name;
+    let known = [FINISHED, TAKEN, RECEIVED].contains(&kind) && file_name(index, term, kind) == name;
     known.then_some((index, term, kind))
 }
 
@@ -107,13 +111,10 @@ fn parse(name: &str) -> Option<(u64, u64, &str)> {
 pub struct SnapshotWriter<'d, D: Disk> {
     disk: &'d D,
     header: SnapshotHeader,
-    seed: FrameSeed,
+    stream: StreamState,
     file: D::File,
     tmp: String,
-    hasher: Box<Xxh3Default>,
     buffer: Vec<u8>,
-    chunks: u64,
-    payload_bytes: u64,
     offset: u64,
     unsynced: u64,
 }
@@ -124,28 +125,28 @@ impl<'d, D: Disk> SnapshotWriter<'d, D> {
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn create(disk: &'d D, header: SnapshotHeader) -> Result<Self, SnapshotError> {
+        Self::begin(disk, header, TAKEN)
+    }
+
+    /// Begins a file for a snapshot that comes from another member. One that this member takes of the same entry meanwhile has a
+    /// name of its own until it is finished.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn receive(disk: &'d D, header: SnapshotHeader) -> Result<Self, SnapshotError> {
+        Self::begin(disk, header, RECEIVED)
+    }
+
+    fn begin(disk: &'d D, header: SnapshotHeader, unfinished: &str) -> Result<Self, SnapshotError> {
         disk.make_dir(SNAP_DIR).map_err(SnapshotError::io("create", SNAP_DIR))?;
         disk.sync_dir("").map_err(SnapshotError::io("sync the parent of", SNAP_DIR))?;
-        let tmp = path(header.index, header.term, "tmp");
+        let tmp = path(header.index, header.term, unfinished);
         if disk.exists(&tmp).map_err(SnapshotError::io("look for", &tmp))? {
             disk.remove(&tmp).map_err(SnapshotError::io("remove", &tmp))?;
         }
         let file = disk.create(&tmp).map_err(SnapshotError::io("create", &tmp))?;
-        let mut hasher = Box::new(Xxh3Default::new());
-        hasher.update(&header.encode());
-        let mut writer = Self {
-            disk,
-            header,
-            seed: header.seed(),
-            file,
-            tmp,
-            hasher,
-            buffer: header.encode().to_vec(),
-            chunks: 0,
-            payload_bytes: 0,
-            offset: 0,
-            unsynced: 0,
-        };
+        let (stream, buffer) = (StreamState::new(&header), header.encode().to_vec());
+        let mut writer = Self { disk, header, stream, file, tmp, buffer, offset: 0, unsynced: 0 };
         writer.flush()?;
         Ok(writer)
     }
@@ -156,11 +157,9 @@ impl<'d, D: Disk> SnapshotWriter<'d, D> {
     /// [`SnapshotError::Io`]; the file cannot be finished after it.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         for payload in bytes.chunks(CHUNK_BYTES_MAX) {
-            self.buffer.extend_from_slice(&self.seed.chunk_header(self.chunks, payload));
+            let frame = self.stream.frame(payload);
+            self.buffer.extend_from_slice(&frame);
             self.buffer.extend_from_slice(payload);
-            self.hasher.update(payload);
-            self.chunks += 1;
-            self.payload_bytes += payload.len() as u64;
             self.flush()?;
             if self.unsynced >= SYNC_BYTES {
                 self.sync()?;
@@ -174,15 +173,14 @@ impl<'d, D: Disk> SnapshotWriter<'d, D> {
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn finish(mut self) -> Result<u64, SnapshotError> {
-        let digest = self.hasher.digest128().to_be_bytes();
-        let end = StreamEnd { payload_bytes: self.payload_bytes, chunks: self.chunks, digest };
-        self.buffer.extend_from_slice(&self.seed.end_frame(&end));
+        let end = self.stream.end_frame();
+        self.buffer.extend_from_slice(&end);
         self.flush()?;
         if !is_planted(Bug::SkipSnapshotSync) {
             self.sync()?;
         }
         let Self { disk, header, tmp, offset, .. } = self;
-        let path = path(header.index, header.term, "snap");
+        let path = path(header.index, header.term, FINISHED);
         disk.rename(&tmp, &path).map_err(SnapshotError::io("rename", &tmp))?;
         if !is_planted(Bug::SkipSnapshotDirSync) {
             disk.sync_dir(SNAP_DIR).map_err(SnapshotError::io("sync", SNAP_DIR))?;
@@ -210,10 +208,7 @@ pub struct SnapshotReader<F> {
     file: F,
     path: String,
     len: u64,
-    seed: FrameSeed,
-    hasher: Box<Xxh3Default>,
-    chunks: u64,
-    payload_bytes: u64,
+    stream: StreamState,
     offset: u64,
     ended: bool,
 }
@@ -224,20 +219,10 @@ impl<F: DiskFile> SnapshotReader<F> {
     /// # Errors
     /// [`SnapshotError`]; one of kind [`ErrorKind::NotFound`] when there is no such file.
     pub fn open<D: Disk<File = F>>(disk: &D, header: SnapshotHeader) -> Result<Self, SnapshotError> {
-        let path = path(header.index, header.term, "snap");
+        let path = path(header.index, header.term, FINISHED);
         let file = disk.open(&path).map_err(SnapshotError::io("open", &path))?;
         let len = file.len().map_err(SnapshotError::io("open", &path))?;
-        let mut reader = Self {
-            file,
-            path,
-            len,
-            seed: header.seed(),
-            hasher: Box::new(Xxh3Default::new()),
-            chunks: 0,
-            payload_bytes: 0,
-            offset: 0,
-            ended: false,
-        };
+        let mut reader = Self { file, path, len, stream: StreamState::new(&header), offset: 0, ended: false };
         let bytes = reader.take::<HEADER_BYTES>()?;
         let found = SnapshotHeader::decode(&bytes).map_err(|error| reader.bad_header(error))?;
         if found.cluster_id != header.cluster_id {
@@ -248,7 +233,6 @@ impl<F: DiskFile> SnapshotReader<F> {
             let why = format!("it is the snapshot of entry {} of term {} by its header", found.index, found.term);
             return Err(SnapshotError::corrupt(&reader.path, 0, why));
         }
-        reader.hasher.update(&bytes);
         Ok(reader)
     }
 
@@ -270,25 +254,15 @@ impl<F: DiskFile> SnapshotReader<F> {
         }
         let mut payload = vec![0; head.payload_bytes];
         self.fill(&mut payload)?;
-        let checked = self.seed.check_chunk(head, self.chunks, &payload);
-        if !is_planted(Bug::NoSnapshotChecksum) {
-            checked.map_err(|error| SnapshotError::corrupt(&self.path, at, error))?;
-        }
-        self.hasher.update(&payload);
-        self.chunks += 1;
-        self.payload_bytes += payload.len() as u64;
+        let checked = self.stream.check(head, &payload);
+        checked.map_err(|error| SnapshotError::corrupt(&self.path, at, error))?;
         Ok(Some(payload.into()))
     }
 
     fn end(&mut self, head: ChunkHeader, at: u64) -> Result<(), SnapshotError> {
         let bytes = self.take::<END_BYTES>()?;
         let corrupt = |why: String| SnapshotError::corrupt(&self.path, at, why);
-        let end = self.seed.decode_end(head, self.chunks, &bytes).map_err(|error| corrupt(error.to_string()))?;
-        let digest = self.hasher.digest128().to_be_bytes();
-        let found = StreamEnd { payload_bytes: self.payload_bytes, chunks: self.chunks, digest };
-        if found != end && !is_planted(Bug::NoSnapshotChecksum) {
-            return Err(corrupt(format!("its end speaks of {end:?}, there are {found:?}")));
-        }
+        self.stream.check_end(head, &bytes).map_err(|error| corrupt(error.to_string()))?;
         if self.offset != self.len {
             return Err(corrupt(format!("{} bytes follow its end", self.len - self.offset)));
         }
@@ -325,7 +299,7 @@ impl<F: DiskFile> SnapshotReader<F> {
 /// [`SnapshotError::Io`].
 pub fn list<D: Disk>(disk: &D) -> Result<Vec<(u64, u64)>, SnapshotError> {
     let finished = |name: &String| match parse(name) {
-        Some((index, term, "snap")) => Some((index, term)),
+        Some((index, term, FINISHED)) => Some((index, term)),
         _ => None,
     };
     Ok(names(disk)?.iter().filter_map(finished).collect())
@@ -336,7 +310,7 @@ pub fn list<D: Disk>(disk: &D) -> Result<Vec<(u64, u64)>, SnapshotError> {
 /// # Errors
 /// [`SnapshotError::Io`].
 pub fn prune<D: Disk>(disk: &D, keep: &[(u64, u64)]) -> Result<(), SnapshotError> {
-    remove_where(disk, |index, term, kind| kind == "snap" && !keep.contains(&(index, term)))
+    remove_where(disk, |index, term, kind| kind == FINISHED && !keep.contains(&(index, term)))
 }
 
 /// Removes finished snapshots below `index`. One above may have been received and wait for its mark in the log.
@@ -344,15 +318,23 @@ pub fn prune<D: Disk>(disk: &D, keep: &[(u64, u64)]) -> Result<(), SnapshotError
 /// # Errors
 /// [`SnapshotError::Io`].
 pub fn prune_below<D: Disk>(disk: &D, below: u64) -> Result<(), SnapshotError> {
-    remove_where(disk, |index, _, kind| kind == "snap" && index < below)
+    remove_where(disk, |index, _, kind| kind == FINISHED && index < below)
 }
 
-/// Removes what an unfinished writer of this snapshot left.
+/// Removes what an unfinished writer of this snapshot left, of one that was taken here.
 ///
 /// # Errors
 /// [`SnapshotError::Io`].
 pub fn discard<D: Disk>(disk: &D, header: &SnapshotHeader) -> Result<(), SnapshotError> {
-    remove_where(disk, |index, term, kind| kind == "tmp" && (index, term) == (header.index, header.term))
+    remove_where(disk, |index, term, kind| kind == TAKEN && (index, term) == (header.index, header.term))
+}
+
+/// Removes what came of snapshots from other members. Not while one comes.
+///
+/// # Errors
+/// [`SnapshotError::Io`].
+pub fn discard_received<D: Disk>(disk: &D) -> Result<(), SnapshotError> {
+    remove_where(disk, |_, _, kind| kind == RECEIVED)
 }
 
 /// Removes what unfinished writers left. Not while one is at work.
@@ -360,7 +342,7 @@ pub fn discard<D: Disk>(disk: &D, header: &SnapshotHeader) -> Result<(), Snapsho
 /// # Errors
 /// [`SnapshotError::Io`].
 pub fn clean_tmp<D: Disk>(disk: &D) -> Result<(), SnapshotError> {
-    remove_where(disk, |_, _, kind| kind == "tmp")
+    remove_where(disk, |_, _, kind| kind != FINISHED)
 }
 
 /// A file that a power loss brings back is removed the next time: no sync is needed.

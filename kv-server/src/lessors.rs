@@ -74,7 +74,10 @@ impl Core {
     }
 
     /// Does what is due; when more will be.
-    async fn lease_round(&self) -> Option<Duration> {
+    ///
+    /// # Errors
+    /// [`ApiError::NotPrimaryLessor`] on a member that does not lead.
+    async fn lease_round(&self) -> Result<Option<Duration>, ApiError> {
         let queued = self.lessor(|Led { lessor, now, term }| {
             let Due { expired, checkpoints } = lessor.due(now, ROUND_LEASES);
             // Queued while nobody else can ask the lessor: a keep-alive that undoes a note is behind it in the log.
@@ -85,7 +88,7 @@ impl Core {
             });
             (noted, ends.collect::<Vec<_>>())
         });
-        let (noted, ends) = queued.ok()?;
+        let (noted, ends) = queued?;
         if let Some(noted) = noted {
             // A note that is lost is made again in its time.
             drop(self.outcome(noted).await);
@@ -98,18 +101,24 @@ impl Core {
                 Err(_) => drop(self.lessor(|led| led.lessor.failed(lease, led.now))),
             }
         }
-        self.lessor(|led| led.lessor.next_due().map(|at| at.saturating_sub(led.now))).ok().flatten()
+        self.lessor(|led| led.lessor.next_due().map(|at| at.saturating_sub(led.now)))
     }
 }
 
 /// Keeps the leases' time, until the server stops.
 pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<()>) {
+    let mut leader = core.leader.clone();
     loop {
-        let next = core.lease_round().await;
-        let pause = next.map_or(Duration::MAX, |next| next.max(ROUND_PAUSE));
+        let pause = match core.lease_round().await {
+            Ok(Some(next)) => next.max(ROUND_PAUSE),
+            // It begins to lead once it has applied an entry of its own term.
+            Err(_) if leader.borrow_and_update().id == core.member_id => ROUND_PAUSE,
+            Ok(None) | Err(_) => Duration::MAX,
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = core.lessors.changed.notified() => tokio::time::sleep(ROUND_PAUSE).await,
+            changed = leader.changed() => if changed.is_err() { return },
             _ = stop.changed() => return,
         }
     }

@@ -14,6 +14,7 @@
 //!    write: service encodes a command -> driver's queue ... applied -> waiters wake the call -> response
 //!    watch: watches (the hub) hands changes of published views to grpc's streams, which encode them
 //!    read:  service waits for the read index if it must, loads the view, answers from it
+//! driver  -> peer (a bounded queue, a connection) -> another member's peer -> its driver
 //! ```
 //!
 //! # Invariants
@@ -49,6 +50,7 @@ mod listener;
 pub mod logging;
 mod machine;
 mod metrics;
+mod peer;
 #[allow(
     missing_docs,
     unreachable_pub,

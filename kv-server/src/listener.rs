@@ -1,18 +1,21 @@
-//! Accepting connections: HTTP/1 and h2c on one port.
+//! Accepting connections: HTTP/1, h2c and, on a peer port, other members, all on one port.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use kv_codec::peer::MAGIC;
 use slog::{Logger, debug, warn};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::authority::{Mended, PREFACE};
+use crate::peer::Acceptor;
 
 /// gRPC's ping of an idle client, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_hours(2);
@@ -41,6 +44,8 @@ pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) routes: axum::Router,
     pub(crate) max_concurrent_streams: u32,
+    /// On a peer port: who answers the other members.
+    pub(crate) acceptor: Option<Arc<Acceptor>>,
 }
 
 impl Listener {
@@ -109,14 +114,22 @@ impl Listener {
         }
         let service = TowerToHyperService::new(self.routes.clone());
         let (builder, watcher, logger) = (builder.clone(), graceful.watcher(), logger.clone());
+        let acceptor = self.acceptor.clone();
         async move {
             // Until it says what it speaks, hyper has no timer for a connection.
             let spoken = tokio::select! {
-                spoken = tokio::time::timeout(HEADER_TIMEOUT, has_spoken(&stream)) => matches!(spoken, Ok(Ok(()))),
-                _ = stop.changed() => false,
+                spoken = tokio::time::timeout(HEADER_TIMEOUT, has_spoken(&stream)) => spoken.ok().and_then(Result::ok),
+                _ = stop.changed() => None,
             };
-            if !spoken {
+            let Some(first) = spoken else {
                 debug!(logger, "connection said nothing"; "peer" => %peer);
+                return;
+            };
+            if let Some(acceptor) = acceptor.filter(|_| first == MAGIC[0]) {
+                tokio::select! {
+                    () = acceptor.serve(stream, peer) => {}
+                    _ = stop.changed() => {}
+                }
                 return;
             }
             let connection = builder.serve_connection(TokioIo::new(Mended::new(stream)), service).into_owned();
@@ -128,13 +141,13 @@ impl Listener {
     }
 }
 
-/// Waits until what came tells HTTP/1 from HTTP/2.
-async fn has_spoken(stream: &TcpStream) -> std::io::Result<()> {
+/// Waits until what came tells HTTP/1 from HTTP/2, and both from another member; the first byte of it.
+async fn has_spoken(stream: &TcpStream) -> std::io::Result<u8> {
     let mut first = [0; PREFACE.len()];
     loop {
         let seen = stream.peek(&mut first).await?;
         if seen == 0 || seen == PREFACE.len() || first[..seen] != PREFACE[..seen] {
-            return Ok(());
+            return Ok(first[0]);
         }
         // The rest of the preface is on its way; a peek returns at once while any byte waits.
         tokio::time::sleep(PREFACE_PAUSE).await;

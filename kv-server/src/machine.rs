@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_raft::{ConfChange, LogEntry, MachineError, Membership, Position, StateMachine};
-use kv_store::{Applied, Leases, SnapshotLoader, Store, View};
+use kv_store::{Applied, Leases, Members, SnapshotLoader, Store, View};
 use tokio::sync::{mpsc, watch};
 
 use crate::lessors::Lessors;
@@ -27,6 +27,8 @@ pub(crate) struct Machine {
     lessors: Arc<Lessors>,
     /// The leases as last published.
     leases: Leases,
+    /// The members as last published, and who wants to know.
+    members: (Members, watch::Sender<Members>),
 }
 
 impl Machine {
@@ -37,7 +39,14 @@ impl Machine {
     ) -> Self {
         let watches = Arc::new(Watches::new(store.view()));
         let leases = store.view().leases().clone();
-        Self { store, completions, applied, watches, lessors: Arc::default(), leases, replaced: None }
+        let members = store.view().members().clone();
+        let members = (members.clone(), watch::channel(members).0);
+        Self { store, completions, applied, watches, lessors: Arc::default(), leases, members, replaced: None }
+    }
+
+    /// The members, whenever they change.
+    pub(crate) fn members(&self) -> watch::Receiver<Members> {
+        self.members.1.subscribe()
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -92,6 +101,12 @@ impl StateMachine for Machine {
         if !leases.is_same(&self.leases) {
             self.leases = leases.clone();
             self.lessors.changed();
+        }
+        // The same members are the same pointer.
+        let members = self.store.view().members();
+        if *members != self.members.0 {
+            self.members.0 = members.clone();
+            self.members.1.send_replace(members.clone());
         }
     }
 

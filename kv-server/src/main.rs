@@ -65,8 +65,14 @@ async fn serve(config: Config, warnings: &[String]) -> anyhow::Result<ExitCode> 
         // A terminal that went away is no reason to stop serving.
         drop(stdout().write_all(banner::text(&address, &data_dir, server.revision()).as_bytes()));
     }
-    let (name, code) = stop_signal(&mut terminate, &mut interrupt).await;
-    info!(logger, "received signal; shutting down"; "signal" => name);
+    let code = tokio::select! {
+        (name, code) = stop_signal(&mut terminate, &mut interrupt) => {
+            info!(logger, "received signal; shutting down"; "signal" => name);
+            code
+        }
+        // As it was asked to.
+        () = server.removed() => 0,
+    };
     server.shutdown().await;
     Ok(ExitCode::from(code))
 }

@@ -2,6 +2,7 @@
 
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use crate::peer::PeerMetrics;
 use crate::service::{Core, in_use_bytes, taken_bytes};
 
 /// The server's metrics. Counters rise where things happen; gauges are set when somebody looks.
@@ -21,6 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) leases_revoked: IntCounter,
     pub(crate) leases_renewed: IntCounter,
     pub(crate) leases_expired: IntCounter,
+    pub(crate) peers: PeerMetrics,
     gauges: Gauges,
 }
 
@@ -81,6 +83,7 @@ impl Metrics {
             leases_revoked: counter(&registry, "etcd_debugging_lease_revoked_total", "Leases ended by their clients."),
             leases_renewed: counter(&registry, "etcd_debugging_lease_renewed_total", "Leases kept alive."),
             leases_expired: counter(&registry, "etcd_server_lease_expired_total", "Leases that expired."),
+            peers: PeerMetrics::new(&registry),
             gauges: Gauges::new(&registry),
             registry,
         };

@@ -10,7 +10,7 @@ use kv_codec::command::{Body, Publish};
 use kv_codec::member::Member;
 use kv_raft::{
     Driver, DriverConfig, DriverEvent, FileLog, Leadership, LogIds, LogOptions, NodeConfig, RealDisk, RecoverError,
-    RecoverOptions, Replica, Report, SyncMode, TailLimits, recover,
+    RecoverOptions, Replica, SyncMode, TailLimits, recover,
 };
 use kv_store::View;
 use slog::{Logger, crit, info, warn};
@@ -27,13 +27,16 @@ use crate::listener::Listener;
 use crate::logging;
 use crate::machine::{self, Machine};
 use crate::metrics::{Metrics, Names};
-use crate::service::{BACKUPS_MAX, Core, Limits};
+use crate::peer::{self, Peers, PeersConfig};
+use crate::service::{BACKUPS_MAX, Core, Leader, Limits};
 use crate::status::ApiError;
 use crate::waiters::{self, Completion, Waiters};
 use crate::{gateway, grpc, http, ids, lessors, upkeep, watches};
 
 /// etcd's 5 s, to which two election timeouts are added: how long a call waits for the log.
 const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
+/// How long to wait before the member is published anew: a cluster that refused, or lost its leader, needs a moment.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
 /// The log since the last snapshot grows to this, and to the size of that snapshot, before the next is taken.
 const SNAPSHOT_BYTES_MIN: u64 = 64 << 20;
 
@@ -86,6 +89,9 @@ pub enum StartError {
         /// Why not.
         source: AloneError,
     },
+    /// The member was removed from its cluster.
+    #[error("the member has been permanently removed from the cluster")]
+    Removed,
     /// Recovery ended without a result.
     #[error("recovery was interrupted")]
     Interrupted,
@@ -97,7 +103,10 @@ pub struct Server {
     core: Arc<Core>,
     driver_thread: JoinHandle<()>,
     stop: watch::Sender<()>,
+    stop_peers: watch::Sender<()>,
+    left: watch::Receiver<bool>,
     listeners: JoinSet<()>,
+    peer_listeners: JoinSet<()>,
     client_addresses: Vec<SocketAddr>,
     logger: Logger,
 }
@@ -120,8 +129,8 @@ impl Server {
         let started = Instant::now();
         let (genesis, identity) = join::beginning(&config).await?;
         let clients = bind_all(&config.listen_client_urls, "--listen-client-urls").await?;
-        let peers = bind_all(&config.listen_peer_urls, "--listen-peer-urls").await?;
-        let (client_addresses, peer_addresses) = (bound_addresses(&clients), bound_addresses(&peers));
+        let peer_sockets = bind_all(&config.listen_peer_urls, "--listen-peer-urls").await?;
+        let (client_addresses, peer_addresses) = (bound_addresses(&clients), bound_addresses(&peer_sockets));
 
         let (completions, inbox) = mpsc::unbounded_channel();
         let (applied, applied_seen) = watch::channel(0);
@@ -133,22 +142,45 @@ impl Server {
             recovering.await.map_err(|_| StartError::Interrupted)??
         };
         let identity = data_dir.identity();
-        let (report, recovered_in) = (replica.report.clone(), started.elapsed());
-
-        let views = replica.machine.store().reader();
-        let (watches, lessors) = (replica.machine.watches(), replica.machine.lessors());
-        let driver_config = driver_config(&config, identity, replica.epoch)?;
-        let epoch = replica.epoch;
-        let on_event = event_handler(completions, &config, data_dir);
-        let (driver, driver_thread) = Driver::start(driver_config, replica, disk, logger, on_event);
-        let waiters = Arc::new(Waiters::default());
-        tokio::spawn(waiters::run(Arc::clone(&waiters), inbox));
-
+        log_recovery(logger, identity, &replica, started.elapsed());
         let metrics = Metrics::new(&Names {
             server_version: config.report_version.server(),
             cluster_version: config.report_version.cluster(),
             member_id: identity.member_id,
         });
+
+        let views = replica.machine.store().reader();
+        let (watches, lessors) = (replica.machine.watches(), replica.machine.lessors());
+        let driver_config = driver_config(&config, identity, replica.epoch)?;
+        let (epoch, members) = (replica.epoch, replica.machine.members());
+        let (leaves, mut left) = watch::channel(false);
+        let peers = Arc::new(Peers::new(PeersConfig {
+            identity,
+            epoch,
+            request_bytes_max: config.max_request_bytes,
+            completions: completions.clone(),
+            left: leaves.clone(),
+            fatal: Box::new({
+                let config = Arc::clone(&config);
+                move |error| abort(&config, error)
+            }),
+            metrics: metrics.peers.clone(),
+            logger: logger.clone(),
+        }));
+        let (leads, leader) = watch::channel(Leader { id: 0, since: Instant::now() });
+        let on_event = event_handler(EventHandler {
+            completions,
+            config: Arc::clone(&config),
+            data_dir,
+            peers: Arc::clone(&peers),
+            leads,
+            leaves,
+        });
+        let (driver, driver_thread) = Driver::start(driver_config, replica, Arc::clone(&disk), logger, on_event);
+        peers.attach(driver.clone());
+        let waiters = Arc::new(Waiters::default());
+        tokio::spawn(waiters::run(Arc::clone(&waiters), inbox));
+
         let core = Arc::new(Core {
             cluster_id: identity.cluster_id,
             member_id: identity.member_id,
@@ -170,17 +202,40 @@ impl Server {
             waiters,
             watches,
             lessors,
+            peers: Arc::clone(&peers),
             applied: applied_seen,
+            leader,
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             metrics,
         });
-        if let Err(error) = publish(&core, &config).await {
+        let (stop_peers, peers_stopped) = watch::channel(());
+        let mut peer_listeners = JoinSet::new();
+        let max_concurrent_streams = config.max_concurrent_streams;
+        let acceptor = Arc::new(peers.acceptor(Arc::clone(&core), disk));
+        for socket in peer_sockets {
+            let acceptor = Some(Arc::clone(&acceptor));
+            let listener = Listener { socket, routes: http::peer_routes(&core), max_concurrent_streams, acceptor };
+            peer_listeners.spawn(listener.serve(peers_stopped.clone(), logger.clone()));
+        }
+        for address in &peer_addresses {
+            info!(logger, "serving peer traffic"; "address" => %address);
+        }
+        tokio::spawn(peer::follow(Arc::clone(&peers), acceptor, members, peers_stopped));
+        let published = tokio::select! {
+            published = publish(&core, &config, logger) => published,
+            _ = left.wait_for(|left| *left) => Err(StartError::Removed),
+        };
+        if let Err(error) = published {
+            drop(stop_peers);
+            while peer_listeners.join_next().await.is_some() {}
             stop_driver(&core, driver_thread).await;
+            peers.stop();
             return Err(error);
         }
-        log_recovery(logger, &core, &report, recovered_in);
 
         let (stop, stopped) = watch::channel(());
+        let mut listeners = JoinSet::new();
+
         let upkeep = upkeep::run(
             Arc::clone(&core),
             config.auto_compaction,
@@ -191,25 +246,27 @@ impl Server {
         tokio::spawn(upkeep);
         tokio::spawn(lessors::run(Arc::clone(&core), stopped.clone()));
         tokio::spawn(watches::feed(Arc::clone(&core.watches), core.views.clone(), stopped.clone()));
-        let mut listeners = JoinSet::new();
         let client_routes =
             grpc::routes(&core, &stopped).merge(gateway::routes(&core, &stopped)).merge(http::routes(&core));
-        let with_routes = [(clients, client_routes), (peers, http::peer_routes(&core))];
-        for (sockets, routes) in with_routes {
-            for socket in sockets {
-                let max_concurrent_streams = config.max_concurrent_streams;
-                let listener = Listener { socket, routes: routes.clone(), max_concurrent_streams };
-                listeners.spawn(listener.serve(stopped.clone(), logger.clone()));
-            }
+        for socket in clients {
+            let listener = Listener { socket, routes: client_routes.clone(), max_concurrent_streams, acceptor: None };
+            listeners.spawn(listener.serve(stopped.clone(), logger.clone()));
         }
         info!(logger, "ready to serve client requests");
-        for address in &peer_addresses {
-            info!(logger, "serving peer traffic"; "address" => %address);
-        }
         for address in &client_addresses {
             info!(logger, "serving client traffic"; "address" => %address);
         }
-        Ok(Self { core, driver_thread, stop, listeners, client_addresses, logger: logger.clone() })
+        Ok(Self {
+            core,
+            driver_thread,
+            stop,
+            stop_peers,
+            left,
+            listeners,
+            peer_listeners,
+            client_addresses,
+            logger: logger.clone(),
+        })
     }
 
     /// The addresses that clients are served on, as bound: a port of 0 is a real one here.
@@ -224,12 +281,24 @@ impl Server {
         self.core.views.load().revision()
     }
 
+    /// Waits until the cluster has removed this member. It is of no more use then, and is to be shut down.
+    pub async fn removed(&self) {
+        if self.left.clone().wait_for(|left| *left).await.is_err() {
+            // Whoever could say so has stopped.
+            std::future::pending().await
+        }
+    }
+
     /// Takes no more connections, lets open calls finish, and closes the log.
     pub async fn shutdown(mut self) {
         // Nobody listens if every listener has ended by itself.
         let _ = self.stop.send(());
         while self.listeners.join_next().await.is_some() {}
+        // Open calls needed the other members until now.
+        let _ = self.stop_peers.send(());
+        while self.peer_listeners.join_next().await.is_some() {}
         stop_driver(&self.core, self.driver_thread).await;
+        self.core.peers.stop();
         let last = self.core.views.load_full();
         info!(self.logger, "closed etcd server"; "revision" => last.revision());
         // Whoever waits for the end of the server need not wait for its memory.
@@ -320,19 +389,19 @@ fn force_new_cluster(data_dir: &mut DataDir, config: &Config, logger: &Logger) -
 }
 
 /// One line that says what was there, and what it has come to.
-fn log_recovery(logger: &Logger, core: &Core, report: &Report, took: Duration) {
-    let view = core.views.load_full();
+fn log_recovery<L>(logger: &Logger, identity: Identity, replica: &Replica<Machine, L>, took: Duration) {
+    let (view, report) = (replica.machine.store().view(), &replica.report);
     let what = if report.fresh { "started a new member" } else { "recovered" };
     info!(logger, "{}", what;
-        "cluster-id" => format!("{:x}", core.cluster_id),
-        "member-id" => format!("{:x}", core.member_id),
+        "cluster-id" => format!("{:x}", identity.cluster_id),
+        "member-id" => format!("{:x}", identity.member_id),
         "revision" => view.revision(),
         "keys" => view.live_keys(),
         "snapshot-index" => report.snapshot.index,
         "entries-applied" => report.entries_applied,
         "entries-uncommitted" => report.entries_uncommitted,
         "cut" => report.cut.as_deref().unwrap_or("none"),
-        "boot-epoch" => core.epoch,
+        "boot-epoch" => replica.epoch,
         "took" => format!("{took:?}"),
     );
 }
@@ -356,22 +425,31 @@ fn driver_config(config: &Config, identity: Identity, epoch: u64) -> Result<Driv
     })
 }
 
-/// Carries what the driver says to the calls that wait. Runs on the driver's thread, and keeps the data directory locked as long as
-/// that lives.
-fn event_handler(
+/// Whom the driver's events go to. It keeps the data directory locked as long as the driver lives.
+struct EventHandler {
     completions: mpsc::UnboundedSender<Completion>,
-    config: &Arc<Config>,
+    config: Arc<Config>,
     data_dir: DataDir,
-) -> Box<dyn FnMut(DriverEvent<View>) + Send> {
-    let config = Arc::clone(config);
+    peers: Arc<Peers>,
+    leads: watch::Sender<Leader>,
+    leaves: watch::Sender<bool>,
+}
+
+/// Carries what the driver says to the calls that wait, and to the other members. Runs on the driver's thread.
+fn event_handler(to: EventHandler) -> Box<dyn FnMut(DriverEvent<View>) + Send> {
     let mut led = Leadership::default();
     Box::new(move |event| {
-        let _locked = &data_dir;
+        let EventHandler { completions, config, data_dir: _locked, peers, leads, leaves } = &to;
         let completion = match event {
+            DriverEvent::Messages(messages) => return peers.send(messages),
+            DriverEvent::Snapshot(message, view) => return peers.deliver(message, view),
             DriverEvent::Rejected(numbers, reason) => Completion::Rejected(numbers, reason),
             DriverEvent::ReadsReady(reads) => Completion::ReadsReady(reads),
             DriverEvent::ReadsDropped(reads) => Completion::ReadsDropped(reads),
             DriverEvent::Leadership(leadership) => {
+                if leadership.leader != led.leader {
+                    leads.send_replace(Leader { id: leadership.leader, since: Instant::now() });
+                }
                 // The loss of a leader counts, whether or not the next one is known.
                 let lost = led.leader != 0 && led != leadership;
                 led = leadership;
@@ -380,9 +458,11 @@ fn event_handler(
                 }
                 Completion::LeaderChanged
             }
-            DriverEvent::Fatal(error) => abort(&config, &error.to_string()),
-            // A cluster of one sends nothing and cannot lose its one member.
-            DriverEvent::Messages(_) | DriverEvent::Snapshot(..) | DriverEvent::Removed => return,
+            DriverEvent::Removed => {
+                leaves.send_replace(true);
+                return;
+            }
+            DriverEvent::Fatal(error) => abort(config, &error.to_string()),
         };
         // Nobody waits any more once the server shuts down.
         drop(completions.send(completion));
@@ -400,16 +480,33 @@ fn abort(config: &Config, error: &str) -> ! {
     std::process::abort();
 }
 
-/// Waits for a leader, and tells the cluster this member's name and client URLs.
-async fn publish(core: &Core, config: &Config) -> Result<(), StartError> {
+/// Waits for a leader, however long that takes, and tells the cluster this member's name and client URLs.
+async fn publish(core: &Core, config: &Config, logger: &Logger) -> Result<(), StartError> {
     let client_urls: Vec<String> = config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect();
-    core.read_barrier().await.map_err(StartError::Publish)?;
+    loop {
+        let error = match publish_once(core, &config.name, &client_urls).await {
+            Ok(()) => return Ok(()),
+            Err(error @ (ApiError::Stopped | ApiError::RequestTooLarge | ApiError::MemberNotFound)) => {
+                return Err(StartError::Publish(error));
+            }
+            Err(error) => error,
+        };
+        let raft = core.driver.status().numbers();
+        let waits_for = if raft.leader == 0 { "a leader" } else { "an answer of the leader" };
+        warn!(logger, "failed to publish local member to cluster through raft; trying on";
+            "error" => %error, "waits-for" => waits_for, "term" => raft.term);
+        tokio::time::sleep(PUBLISH_PAUSE).await;
+    }
+}
+
+async fn publish_once(core: &Core, name: &str, client_urls: &[String]) -> Result<(), ApiError> {
+    core.read_barrier().await?;
     let view = core.views.load_full();
     let known = view.members().get(core.member_id);
-    if known.is_some_and(|member| member.name == config.name && member.client_urls == client_urls) {
+    if known.is_some_and(|member| member.name == name && member.client_urls == client_urls) {
         return Ok(());
     }
-    let publish = Publish { id: core.member_id, name: config.name.clone(), client_urls };
-    core.replicate(&Body::Publish(publish)).await.map_err(StartError::Publish)?;
+    let publish = Publish { id: core.member_id, name: name.to_owned(), client_urls: client_urls.to_vec() };
+    core.replicate(&Body::Publish(publish)).await?;
     Ok(())
 }

@@ -150,6 +150,14 @@ impl Handle {
         self.send(Event::Input(input))
     }
 
+    /// Gives the node an input, and drops `held` once it was taken: who gives permits to those who send bounds what waits.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopped`].
+    pub fn input_held(&self, input: Input, held: impl Send + 'static) -> Result<(), ProposeError> {
+        self.send(Event::Held(input, Box::new(held)))
+    }
+
     /// Asks the driver to end once everything queued before is done. The log then says that all of it is durable.
     pub fn shutdown(&self) {
         // A driver that has stopped needs no telling.

@@ -42,11 +42,15 @@ fn lengths(config: &Config) -> Result<(), ConfigError> {
     if config.name.len() as u64 > NAME_BYTES_MAX {
         return refuse(format!("--name is longer than {NAME_BYTES_MAX} bytes; give a shorter one"));
     }
-    let lists = [
+    if config.initial_cluster.keys().any(|name| name.len() as u64 > NAME_BYTES_MAX) {
+        return refuse(format!("--initial-cluster has a name longer than {NAME_BYTES_MAX} bytes; give a shorter one"));
+    }
+    let own = [
         ("advertise-client-urls", &config.advertise_client_urls),
         ("initial-advertise-peer-urls", &config.initial_advertise_peer_urls),
     ];
-    for (flag, urls) in lists {
+    let all = config.initial_cluster.values().map(|urls| ("initial-cluster", urls));
+    for (flag, urls) in own.into_iter().chain(all) {
         if urls.len() as u64 > URLS_MAX {
             return refuse(format!("--{flag} has more than {URLS_MAX} URLs; give fewer"));
         }
@@ -102,7 +106,6 @@ fn timeouts(config: &Config) -> Result<(), ConfigError> {
 }
 
 fn cluster(config: &Config) -> Result<(), ConfigError> {
-    const ONE_MEMBER: &str = "clusters of more than one member are not available in this version";
     let members = &config.initial_cluster;
     let mut urls: Vec<&Url> = members.values().flatten().collect();
     urls.sort();
@@ -115,9 +118,6 @@ fn cluster(config: &Config) -> Result<(), ConfigError> {
             config.name
         ));
     };
-    if members.len() > 1 && !config.initial_cluster_existing {
-        return refuse(format!("--initial-cluster names {} members: {ONE_MEMBER}", members.len()));
-    }
     let advertised = &config.initial_advertise_peer_urls;
     let same =
         own.len() == advertised.len() && own.iter().all(|url| advertised.iter().any(|other| url.reaches_same(other)));

@@ -43,8 +43,7 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     /// Where the other members are told to reach this one. At least one.
     pub initial_advertise_peer_urls: Vec<Url>,
-    /// The members of the cluster by name, with their peer URLs, sorted. Several only where it is an existing one, so far as
-    /// [`Config::parse`] lets through.
+    /// The members of the cluster by name, with their peer URLs, sorted.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
     /// Whether a change of the membership is refused that could leave the cluster unable to decide.
     pub strict_reconfig_check: bool,

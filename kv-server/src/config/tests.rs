@@ -290,9 +290,12 @@ fn the_initial_cluster_must_be_this_member() {
         &[given, "twice"],
     );
     let two = "--initial-cluster=default=http://localhost:2380,b=http://localhost:3380";
-    check_refused(&[two], &[], 1, &["clusters of more than one member are not available in this version"]);
+    let (config, _) = run(&[two], &[]);
+    assert!(!config.initial_cluster_existing && config.initial_cluster.len() == 2);
     let (config, _) = run(&[two, "--initial-cluster-state=existing"], &[]);
     assert!(config.initial_cluster_existing && config.initial_cluster.len() == 2);
+    let long = format!("{two},{}=http://localhost:4380", "c".repeat(2000));
+    check_refused(&[&long], &[], 1, &["--initial-cluster", "longer than"]);
     run(&["--initial-cluster=default=http://127.0.0.1:2380"], &[]);
     run(&["--initial-cluster-state=new", "--initial-cluster=default=http://localhost:2380"], &[]);
 }

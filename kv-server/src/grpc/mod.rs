@@ -5,6 +5,7 @@ mod direct;
 mod election;
 mod health;
 mod kv;
+mod leader;
 mod lease;
 mod lock;
 mod maintenance;
@@ -24,6 +25,7 @@ use tonic::service::Routes;
 use tonic::{Response, Status};
 
 use direct::Direct;
+use leader::RequireLeader;
 use oversize::Oversize;
 use watch::WatchServer;
 
@@ -109,7 +111,8 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> axum::Router {
         .add_service(Oversize::new(election))
         .add_service(HealthServer::new(api));
     // What no service knows is answered by the HTTP side.
-    routes.routes().into_axum_router().reset_fallback()
+    let leader = core.leader.clone();
+    routes.routes().into_axum_router().reset_fallback().layer(RequireLeader(leader))
 }
 
 impl Api {

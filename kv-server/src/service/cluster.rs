@@ -16,6 +16,8 @@ use crate::status::ApiError;
 
 /// How long a change waits before it asks again whether the one before it is done.
 const CHANGE_PAUSE: Duration = Duration::from_millis(10);
+/// How long a member has to be connected before the cluster may count on it (etcd's 5 s).
+const STEADY_AFTER: Duration = Duration::from_secs(5);
 
 impl Core {
     /// The members, by rising id. The header of a cluster call has no revision.
@@ -103,9 +105,16 @@ impl Core {
         }
     }
 
-    /// How a member is reached. Without a transport between members nobody else is.
+    /// How a member is reached.
     fn contact(&self, id: u64) -> Contact {
-        if id == self.member_id { Contact::Steady } else { Contact::Down }
+        if id == self.member_id {
+            return Contact::Steady;
+        }
+        match self.peers.connected_since(id) {
+            None => Contact::Down,
+            Some(since) if since.elapsed() < STEADY_AFTER => Contact::New,
+            Some(_) => Contact::Steady,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Lease: LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use kv_codec::command::Body;
 use kv_store::Renewal;
@@ -7,6 +9,7 @@ use kv_store::Renewal;
 use super::Core;
 use super::alarm::LEASE_BYTES;
 use crate::lessors::Led;
+use crate::peer::{Answer, Question};
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesResponse,
     LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
@@ -15,6 +18,8 @@ use crate::status::ApiError;
 
 /// The most seconds that a lease is granted (as in etcd).
 const TTL_MAX: i64 = 9_000_000_000;
+/// How long to wait before the leader is asked again (as in etcd).
+const LESSOR_PAUSE: Duration = Duration::from_millis(50);
 
 impl Core {
     /// Grants a lease.
@@ -45,10 +50,61 @@ impl Core {
         request: &LeaseKeepAliveRequest,
     ) -> Result<LeaseKeepAliveResponse, ApiError> {
         let id = request.id;
+        // From before: what the client is told of the store was so when its lease was kept alive.
+        let header = self.header(self.views.load().revision());
+        match self.ask_lessor(Question::KeepAlive(id)).await? {
+            Answer::KeptAlive(ttl) => {
+                if ttl > 0 {
+                    self.metrics.leases_renewed.inc();
+                }
+                Ok(LeaseKeepAliveResponse { header, id, ttl })
+            }
+            _ => Err(ApiError::NotPrimaryLessor),
+        }
+    }
+
+    /// Answers another member, which has none but this to ask; nothing while this one does not lead.
+    pub(crate) async fn answer(&self, question: Question) -> Answer {
+        let answer = match question {
+            Question::KeepAlive(id) => self.keep_alive(id).await.map(Answer::KeptAlive),
+            Question::TimeToLive(id) => self.time_to_live(id).await,
+        };
+        answer.unwrap_or(Answer::Nothing)
+    }
+
+    /// Asks the leader's lessor, here or wherever it is, until there is an answer.
+    async fn ask_lessor(&self, question: Question) -> Result<Answer, ApiError> {
+        let began = Instant::now();
+        loop {
+            let leader = self.leader.borrow().id;
+            let left = self.limits.request_timeout.saturating_sub(began.elapsed());
+            let asked = async {
+                if leader != self.member_id {
+                    return Ok(self.peers.ask(leader, question).await.unwrap_or(Answer::Nothing));
+                }
+                match question {
+                    Question::KeepAlive(id) => self.keep_alive(id).await.map(Answer::KeptAlive),
+                    Question::TimeToLive(id) => self.time_to_live(id).await,
+                }
+            };
+            let answer = tokio::time::timeout(left, asked).await.unwrap_or(Err(ApiError::Timeout));
+            match answer {
+                // It does not lead any more, or not yet.
+                Ok(Answer::Nothing) | Err(ApiError::NotPrimaryLessor | ApiError::LeaderChanged) => {}
+                Err(ApiError::Timeout) => return Err(self.timed_out(began)),
+                answer => return answer,
+            }
+            if left.is_zero() {
+                return Err(self.timed_out(began));
+            }
+            tokio::time::sleep(LESSOR_PAUSE.min(left)).await;
+        }
+    }
+
+    /// Keeps a lease alive, on the leader; its seconds, 0 if it is gone or about to be.
+    async fn keep_alive(&self, id: i64) -> Result<i64, ApiError> {
         // A leader that was replaced may have missed that the lease ended.
         self.read_barrier().await?;
-        let header = self.header(self.views.load().revision());
-        let answer = |ttl| LeaseKeepAliveResponse { header, id, ttl };
         let renewed = self.lessor(|Led { lessor, now, term }| {
             let renewal = lessor.renew(id, now);
             let undone = match renewal {
@@ -67,14 +123,11 @@ impl Core {
             self.lessor(|led| led.lessor.undone(noted))?;
         }
         match renewal {
-            Renewal::Renewed { ttl, .. } => {
-                self.metrics.leases_renewed.inc();
-                Ok(answer(ttl))
-            }
-            Renewal::Unknown => Ok(answer(0)),
+            Renewal::Renewed { ttl, .. } => Ok(ttl),
+            Renewal::Unknown => Ok(0),
             Renewal::Ending => {
                 self.lease_ended(id).await?;
-                Ok(answer(0))
+                Ok(0)
             }
         }
     }
@@ -98,16 +151,23 @@ impl Core {
         request: &LeaseTimeToLiveRequest,
     ) -> Result<LeaseTimeToLiveResponse, ApiError> {
         self.read_barrier().await?;
-        let left = self.lessor(|led| led.lessor.time_to_live(request.id, led.now))?;
+        let left = self.ask_lessor(Question::TimeToLive(request.id)).await?;
         let view = self.views.load_full();
         let header = self.header(view.revision());
-        let Some((granted_ttl, left)) = left else {
+        let Answer::TimeToLive(granted_ttl, ttl) = left else {
             return Ok(LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, granted_ttl: 0, keys: Vec::new() });
         };
         let keys = view.leases().keys(request.id).map(Bytes::copy_from_slice);
         let keys = if request.keys { keys.collect() } else { Vec::new() };
-        let ttl = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
         Ok(LeaseTimeToLiveResponse { header, id: request.id, ttl, granted_ttl, keys })
+    }
+
+    /// What is left of a lease, on the leader.
+    async fn time_to_live(&self, id: i64) -> Result<Answer, ApiError> {
+        self.read_barrier().await?;
+        let left = self.lessor(|led| led.lessor.time_to_live(id, led.now))?;
+        let seconds = |left: Duration| i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+        Ok(left.map_or(Answer::Unknown, |(granted, left)| Answer::TimeToLive(granted, seconds(left))))
     }
 
     /// The leases, the one that ends next first where this member knows their time.

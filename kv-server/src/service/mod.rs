@@ -17,7 +17,7 @@ pub(crate) mod txn_check;
 pub(crate) mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) use alarm::{in_use_bytes, taken_bytes};
 pub(crate) use election::Observer;
@@ -33,6 +33,7 @@ use tokio::sync::watch::Receiver;
 
 use crate::lessors::Lessors;
 use crate::metrics::Metrics;
+use crate::peer::Peers;
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::proto::mvccpb::KeyValue;
 use crate::status::ApiError;
@@ -63,6 +64,18 @@ pub(crate) struct Limits {
     pub(crate) watch_progress_interval: Duration,
 }
 
+/// How long to wait before a leader is tried again that could not be reached.
+const LEADER_PAUSE: Duration = Duration::from_millis(20);
+
+/// Who leads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leader {
+    /// Its id; 0 for none known.
+    pub(crate) id: u64,
+    /// Since when.
+    pub(crate) since: Instant,
+}
+
 /// Everything a call needs. One per server.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -76,7 +89,10 @@ pub(crate) struct Core {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) watches: Arc<Watches>,
     pub(crate) lessors: Arc<Lessors>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) applied: Receiver<u64>,
+    /// Who leads, and since when this member knows.
+    pub(crate) leader: Receiver<Leader>,
     /// One permit for each backup that may be on its way.
     pub(crate) backups: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
@@ -93,9 +109,44 @@ impl Core {
         })
     }
 
-    /// Replicates a command and waits until it is applied and published.
+    /// Replicates a command and waits until it is applied and published. One that found no leader is in no log: it waits for the
+    /// next leader.
     pub(crate) async fn replicate(&self, body: &Body<'_>) -> Result<Applied, ApiError> {
-        self.outcome(self.queue(body)).await
+        let began = Instant::now();
+        let left = || self.limits.request_timeout.saturating_sub(began.elapsed());
+        loop {
+            match self.outcome_within(self.queue(body), left()).await {
+                Err(ApiError::NoLeader) if self.leader_within(left()).await => {}
+                Err(ApiError::NoLeader | ApiError::Timeout) => return Err(self.timed_out(began)),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits for a leader to be known, and a moment more if one is: it was out of reach. False when the time is up first.
+    pub(crate) async fn leader_within(&self, left: Duration) -> bool {
+        let mut leader = self.leader.clone();
+        let waits = async {
+            tokio::time::sleep(LEADER_PAUSE).await;
+            leader.wait_for(|leader| leader.id != 0).await.is_ok()
+        };
+        tokio::time::timeout(left, waits).await.unwrap_or(false)
+    }
+
+    /// What to tell a call that began then and has got no answer.
+    pub(crate) fn timed_out(&self, began: Instant) -> ApiError {
+        let Leader { id: leader, since } = *self.leader.borrow();
+        if leader == 0 || began < since {
+            return ApiError::TimeoutLeaderFailure;
+        }
+        let connected = |id| self.peers.connected_since(id).is_some_and(|since| since <= began);
+        let others = || self.views.load_full().members().voters().into_iter().filter(|id| *id != self.member_id);
+        let reached = if leader == self.member_id {
+            others().count() <= 2 * others().filter(|id| connected(*id)).count()
+        } else {
+            connected(leader)
+        };
+        if reached { ApiError::Timeout } else { ApiError::TimeoutConnectionLost }
     }
 
     /// Queues a command for the log.
@@ -121,8 +172,16 @@ impl Core {
 
     /// Waits until a command that was queued is applied and published.
     pub(crate) async fn outcome(&self, queued: Result<Queued<'_>, ApiError>) -> Result<Applied, ApiError> {
+        self.outcome_within(queued, self.limits.request_timeout).await
+    }
+
+    async fn outcome_within(
+        &self,
+        queued: Result<Queued<'_>, ApiError>,
+        timeout: Duration,
+    ) -> Result<Applied, ApiError> {
         let applied = match queued {
-            Ok(queued) => queued.result(self.limits.request_timeout).await,
+            Ok(queued) => queued.result(timeout).await,
             Err(error) => Err(error),
         };
         if applied.is_err() {
@@ -139,7 +198,11 @@ impl Core {
         if self.driver.status().is_lone_leader() {
             return Ok(());
         }
-        let index = self.waiters.read_index(&self.driver, self.limits.request_timeout).await?;
+        let began = Instant::now();
+        let index = match self.waiters.read_index(&self.driver, self.limits.request_timeout).await {
+            Err(ApiError::Timeout) => return Err(self.timed_out(began)),
+            index => index?,
+        };
         let mut applied = self.applied.clone();
         let reached = applied.wait_for(|applied| *applied >= index);
         match tokio::time::timeout(self.limits.request_timeout, reached).await {

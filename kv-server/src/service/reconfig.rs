@@ -9,6 +9,8 @@ use crate::status::ApiError;
 pub(super) enum Contact {
     /// Not at all.
     Down,
+    /// Only since a moment ago.
+    New,
     /// For so long that it counts.
     Steady,
 }
@@ -117,6 +119,14 @@ mod tests {
             let outcome = may_add(&members(voters, started), false, up(reached));
             assert_eq!(outcome, wanted, "{voters} voters, {started} started, {reached} reached");
         }
+    }
+
+    /// etcd's rule as well: who comes and goes is not counted on, but neither is it safe to take away.
+    #[test]
+    fn who_is_connected_only_now_does_not_count_yet() {
+        let contact = |id| if id == 3 { Contact::New } else { Contact::Steady };
+        assert_eq!(may_add(&members(3, 3), false, contact), Err(ApiError::Unhealthy));
+        assert_eq!(may_remove(&members(3, 3), 1, 3, contact), Err(ApiError::Unhealthy));
     }
 
     /// etcd refused a learner, who decides nothing, where one of three was down.

@@ -91,7 +91,26 @@ impl Process {
         Self::start_command(command)
     }
 
-    fn start_command(mut command: Command) -> Self {
+    fn start_command(command: Command) -> Self {
+        let mut process = Self::spawn(command);
+        process.serves();
+        process
+    }
+
+    /// Starts the program on `dir`, and waits for nothing.
+    pub(crate) fn begin(dir: &Path, extra: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kv-server"));
+        command.args(arguments(dir, extra));
+        Self::spawn(command)
+    }
+
+    /// Waits until it serves clients.
+    pub(crate) fn serves(&mut self) {
+        self.peer = self.address("serving peer traffic");
+        self.client = self.address("serving client traffic");
+    }
+
+    fn spawn(mut command: Command) -> Self {
         // What the user's shell has in ETCD_ variables is none of the test's business.
         let mut child =
             command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -99,10 +118,7 @@ impl Process {
         let (sender, lines) = channel();
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut process = Self { child, lines, seen: Vec::new(), client: nowhere, peer: nowhere };
-        process.peer = process.address("serving peer traffic");
-        process.client = process.address("serving client traffic");
-        process
+        Self { child, lines, seen: Vec::new(), client: nowhere, peer: nowhere }
     }
 
     fn address(&mut self, message: &str) -> SocketAddr {
@@ -112,9 +128,15 @@ impl Process {
 
     /// Waits for the log line with this message, or takes the one that came already.
     pub(crate) fn wait_for(&mut self, message: &str) -> Value {
+        self.wait_for_line(message, |line| line["msg"] == message)
+    }
+
+    /// Waits for a log line, called `message` here, or takes the one that came already.
+    pub(crate) fn wait_for_line(&mut self, message: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let until = Instant::now() + DEADLINE;
         loop {
-            if let Some(line) = self.line(message) {
+            let lines = self.seen.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if let Some(line) = lines.into_iter().find(&is_it) {
                 return line;
             }
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -122,12 +144,6 @@ impl Process {
                 Err(_) => panic!("the server never said {message:?}, but:\n{}", self.seen.join("\n")),
             }
         }
-    }
-
-    /// The log line with this message among those seen.
-    pub(crate) fn line(&self, message: &str) -> Option<Value> {
-        let mut lines = self.seen.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find(|line| line["msg"] == message)
     }
 
     /// As a power cut would: no warning, no last words.

@@ -5,11 +5,13 @@
 //! * [`durability`], [`disk_error`]: what is still there after the worst.
 //! * [`places`]: where it refuses to start, and what it says then.
 //! * [`garbage`], [`cancel`]: clients that misbehave.
+//! * [`cluster`]: three members, and what becomes of them when one dies; [`peer`]: members, and others, that misbehave.
 
 #![allow(clippy::unwrap_used)]
 
 mod api;
 mod cancel;
+mod cluster;
 mod differential;
 mod disk_error;
 mod durability;
@@ -21,6 +23,7 @@ mod lease;
 mod limits;
 mod maintenance;
 mod members;
+mod peer;
 mod places;
 mod range;
 mod watch;

@@ -1,0 +1,297 @@
+//! Three members in processes of their own: every one answers, any one may die, and nothing is lost.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use kv_server::proto::etcdserverpb::lease_client::LeaseClient;
+use kv_server::proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseTimeToLiveRequest, MemberListRequest, PutRequest, StatusRequest,
+    StatusResponse,
+};
+use tempfile::TempDir;
+use tokio_stream::StreamExt;
+use tonic::{Code, Request};
+
+use crate::harness::{Clients, DEADLINE, Process, check_refused, get, http_get, metric};
+
+/// Short, so that a leader is missed soon; long enough for a busy machine.
+const TIMEOUTS: [&str; 2] = ["--heartbeat-interval=50", "--election-timeout=500"];
+
+/// A cluster on ports that were free a moment ago. Its members are killed when it is dropped.
+pub(crate) struct Cluster {
+    dir: TempDir,
+    urls: Vec<[String; 2]>,
+    extra: Vec<String>,
+    members: Vec<Option<Process>>,
+}
+
+impl Cluster {
+    /// Starts so many members and waits until all serve.
+    pub(crate) fn start(members: usize, extra: &[&str]) -> Self {
+        // Held until all are drawn, so that no two are the same.
+        let held: Vec<_> = (0..2 * members).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let urls: Vec<String> = held.iter().map(|held| format!("http://{}", held.local_addr().unwrap())).collect();
+        drop(held);
+        let urls = urls.chunks(2).map(|urls| [urls[0].clone(), urls[1].clone()]).collect();
+        let extra = TIMEOUTS.iter().chain(extra).map(|flag| (*flag).to_owned()).collect();
+        let mut cluster = Self { dir: tempfile::tempdir().unwrap(), urls, extra, members: Vec::new() };
+        cluster.members = (0..members).map(|nth| Some(cluster.begin(nth))).collect();
+        cluster.members.iter_mut().flatten().for_each(Process::serves);
+        cluster
+    }
+
+    fn begin(&self, nth: usize) -> Process {
+        let [client, peer] = &self.urls[nth];
+        let cluster: Vec<_> = self.urls.iter().enumerate().map(|(nth, urls)| format!("m{nth}={}", urls[1])).collect();
+        let mut flags = vec![
+            format!("--name=m{nth}"),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster={}", cluster.join(",")),
+        ];
+        flags.extend(self.extra.iter().cloned());
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Process::begin(&self.dir.path().join(format!("m{nth}")), &flags)
+    }
+
+    /// Starts a member that was killed, and waits until it serves.
+    pub(crate) fn revive(&mut self, nth: usize) {
+        let mut process = self.begin(nth);
+        process.serves();
+        self.members[nth] = Some(process);
+    }
+
+    /// Kills a member as a power cut would.
+    pub(crate) fn kill(&mut self, nth: usize) {
+        self.members[nth].take().expect("it runs").kill();
+    }
+
+    /// A member that runs.
+    pub(crate) fn member(&mut self, nth: usize) -> &mut Process {
+        self.members[nth].as_mut().expect("it runs")
+    }
+
+    /// Where a member serves clients.
+    pub(crate) fn address(&self, nth: usize) -> SocketAddr {
+        self.members[nth].as_ref().expect("it runs").client
+    }
+
+    pub(crate) async fn clients(&self, nth: usize) -> Clients {
+        Clients::connect(self.address(nth)).await
+    }
+
+    pub(crate) async fn status(&self, nth: usize) -> StatusResponse {
+        let mut clients = self.clients(nth).await;
+        clients.maintenance.status(StatusRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Who leads, as all members that run say.
+    pub(crate) async fn leader(&self) -> usize {
+        let until = Instant::now() + DEADLINE;
+        let running: Vec<usize> = (0..self.members.len()).filter(|nth| self.members[*nth].is_some()).collect();
+        loop {
+            let mut leaders = Vec::new();
+            for nth in &running {
+                let status = self.status(*nth).await;
+                leaders.push((status.leader, status.raft_term));
+            }
+            let agreed = leaders.windows(2).all(|pair| pair[0] == pair[1]);
+            if agreed && leaders[0].0 != 0 {
+                for nth in &running {
+                    if self.status(*nth).await.header.unwrap().member_id == leaders[0].0 {
+                        return *nth;
+                    }
+                }
+            }
+            assert!(Instant::now() < until, "no leader: {leaders:x?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until every member that runs has applied the same, and checks that it is the same.
+    pub(crate) async fn agree(&self) {
+        let until = Instant::now() + DEADLINE;
+        let running: Vec<usize> = (0..self.members.len()).filter(|nth| self.members[*nth].is_some()).collect();
+        loop {
+            let mut hashes = Vec::new();
+            for nth in &running {
+                hashes.push(self.clients(*nth).await.hash_kv(0).await);
+            }
+            let last = hashes[0].0;
+            if hashes.iter().all(|(revision, _)| *revision == last) {
+                assert!(hashes.iter().all(|hash| *hash == hashes[0]), "they differ: {hashes:x?}");
+                return;
+            }
+            assert!(Instant::now() < until, "they never meet: {hashes:x?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Puts until it is done: a call whose leader is lost is told that nobody knows.
+async fn put_at_last(clients: &mut Clients, key: &str, value: &str) {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let put = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
+        match clients.kv.put(put).await {
+            Ok(_) => return,
+            Err(status) => {
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                assert!(Instant::now() < until, "{status}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_member_answers_everything() {
+    let cluster = Cluster::start(3, &[]);
+    let leader = cluster.leader().await;
+    let mut ids = Vec::new();
+    for nth in 0..3 {
+        let (key, value) = (format!("k{nth}"), format!("v{nth}"));
+        let mut clients = cluster.clients(nth).await;
+        let revision = clients.put(&key, &value).await;
+        for other in 0..3 {
+            let mut clients = cluster.clients(other).await;
+            let answer = clients.range(get(&key)).await;
+            let header = answer.header.unwrap();
+            assert_eq!((answer.kvs[0].value.as_ref(), header.revision), (value.as_bytes(), revision), "m{other}");
+            assert!(header.raft_term > 1);
+        }
+        let status = cluster.status(nth).await;
+        assert!(status.errors.is_empty(), "{:?}", status.errors);
+        assert!(!status.is_learner);
+        ids.push(status.header.unwrap().member_id);
+        let list = clients.cluster.member_list(MemberListRequest { linearizable: true }).await.unwrap().into_inner();
+        let mut names: Vec<_> = list.members.iter().map(|member| member.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["m0", "m1", "m2"]);
+        assert_eq!(metric(cluster.address(nth), "etcd_server_has_leader"), 1);
+        assert_eq!(metric(cluster.address(nth), "etcd_server_is_leader"), u64::from(nth == leader));
+        assert_eq!(metric(cluster.address(nth), "etcd_network_known_peers"), 2);
+        assert_eq!(http_get(cluster.address(nth), "/health").json()["health"], "true");
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "each speaks for itself");
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_lives_and_ends_by_the_leaders_clock_whoever_is_asked() {
+    let mut cluster = Cluster::start(3, &[]);
+    let mut short = 0;
+    for nth in 0..3 {
+        let clients = cluster.clients(nth).await;
+        let mut leases = LeaseClient::new(clients.channel.clone());
+        let grant = |ttl| LeaseGrantRequest { ttl, id: 0 };
+        let id = leases.lease_grant(grant(600)).await.unwrap().into_inner().id;
+        let put = PutRequest { key: "k".into(), lease: id, ..Default::default() };
+        clients.kv.clone().put(put).await.unwrap();
+        for other in 0..3 {
+            let mut leases = LeaseClient::new(cluster.clients(other).await.channel);
+            let requests = tokio_stream::iter([LeaseKeepAliveRequest { id }, LeaseKeepAliveRequest { id: 1 }]);
+            let mut answers = leases.lease_keep_alive(requests).await.unwrap().into_inner();
+            assert_eq!(answers.next().await.unwrap().unwrap().ttl, 600);
+            assert_eq!(answers.next().await.unwrap().unwrap().ttl, 0, "there is no lease 1");
+            let ask = LeaseTimeToLiveRequest { id, keys: true };
+            let left = leases.lease_time_to_live(ask).await.unwrap().into_inner();
+            assert_eq!((left.granted_ttl, left.keys.len()), (600, 1));
+            assert!((1..=600).contains(&left.ttl), "{left:?}");
+            let none = leases.lease_time_to_live(LeaseTimeToLiveRequest { id: 1, keys: true }).await.unwrap();
+            assert_eq!(none.into_inner().ttl, -1);
+        }
+        short = leases.lease_grant(grant(1)).await.unwrap().into_inner().id;
+        let key = format!("short{nth}").into();
+        clients.kv.clone().put(PutRequest { key, lease: short, ..Default::default() }).await.unwrap();
+    }
+    // The next leader goes on with their time, with nothing else to wake it.
+    let leader = cluster.leader().await;
+    cluster.kill(leader);
+    let mut leases = LeaseClient::new(cluster.clients((leader + 1) % 3).await.channel);
+    let until = Instant::now() + DEADLINE;
+    while leases.lease_time_to_live(LeaseTimeToLiveRequest { id: short, keys: false }).await.unwrap().into_inner().ttl
+        >= 0
+    {
+        assert!(Instant::now() < until, "it never ends");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for nth in (0..3).filter(|nth| *nth != leader) {
+        let mut clients = cluster.clients(nth).await;
+        assert_eq!(clients.range(get("short2")).await.kvs.len(), 0);
+        assert_eq!(clients.range(get("k")).await.kvs.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_member_may_be_killed_and_comes_back() {
+    let mut cluster = Cluster::start(3, &[]);
+    for round in 0..3 {
+        // The leader first, then whoever.
+        let victim = if round == 0 { cluster.leader().await } else { round };
+        cluster.kill(victim);
+        for nth in (0..3).filter(|nth| *nth != victim) {
+            let mut clients = cluster.clients(nth).await;
+            put_at_last(&mut clients, &format!("r{round}m{nth}"), "v").await;
+        }
+        cluster.revive(victim);
+        let mut clients = cluster.clients(victim).await;
+        for nth in (0..3).filter(|nth| *nth != victim) {
+            assert_eq!(clients.range(get(&format!("r{round}m{nth}"))).await.kvs.len(), 1, "m{victim} has it");
+        }
+        put_at_last(&mut clients, &format!("r{round}m{victim}"), "v").await;
+        cluster.agree().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_most_members_gone_only_serializable_reads_are_answered() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.clients(0).await.put("k", "v").await;
+    cluster.agree().await;
+    let mut last = cluster.clients(2).await;
+    cluster.kill(0);
+    cluster.kill(1);
+    let mut read = get("k");
+    read.serializable = true;
+    assert_eq!(last.range(read).await.kvs.len(), 1);
+    // 5 s and two election timeouts.
+    let put = || Request::new(PutRequest { key: "k".into(), ..Default::default() });
+    let refused = last.kv.put(put()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let told = refused.message().to_owned();
+    let texts =
+        ["etcdserver: leader changed", "etcdserver: request timed out, possibly due to previous leader failure"];
+    assert!(texts.contains(&told.as_str()), "{told}");
+    let mut at_once = put();
+    at_once.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    check_refused(last.kv.put(at_once).await, Code::Unavailable, "etcdserver: no leader");
+    cluster.revive(0);
+    put_at_last(&mut last, "k2", "v").await;
+    cluster.revive(1);
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_far_behind_gets_a_snapshot() {
+    // More than a member keeps of the log for others.
+    const VALUES: usize = 40;
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.kill(2);
+    let mut clients = cluster.clients(0).await;
+    let value = "x".repeat(1 << 20);
+    for nth in 0..VALUES {
+        put_at_last(&mut clients, &format!("big{nth}"), &value).await;
+    }
+    cluster.revive(2);
+    cluster.member(2).wait_for("applied snapshot");
+    assert_eq!(cluster.clients(2).await.range(get("big0")).await.kvs[0].value.len(), value.len());
+    cluster.agree().await;
+    cluster.kill(2);
+    put_at_last(&mut clients, "after", "v").await;
+    cluster.revive(2);
+    assert_eq!(cluster.clients(2).await.range(get("after")).await.kvs.len(), 1, "it goes on from the snapshot");
+    cluster.agree().await;
+}

@@ -1,0 +1,234 @@
+//! The peer port, and whoever dials it: only members of this cluster are heard, and nothing that they say harms more than their own
+//! connection.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+
+use fastrand::Rng;
+use kv_codec::chunk::SnapshotHeader;
+use kv_codec::peer::{Greeting, REPLY_BYTES, Refusal, Reply, Stream, put_frame};
+use kv_codec::varint::put_u64;
+use kv_raft::snapshots::StreamState;
+use kv_server::ids;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{DEADLINE, Process, http_get, poll};
+
+const MESSAGE: u8 = 1;
+const STORED: u8 = 6;
+/// Where the two other members of the cluster would be.
+const OTHERS: [&str; 2] = ["http://127.0.0.1:1", "http://127.0.0.1:2"];
+
+/// One of three members, which finds no other: it waits for a leader, and listens.
+struct Lonely {
+    process: Process,
+    peer: SocketAddr,
+    dir: TempDir,
+    greeting: Greeting,
+}
+
+impl Lonely {
+    fn start() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let url = format!("http://{free}");
+        let cluster = format!("a={url},b={},c={}", OTHERS[0], OTHERS[1]);
+        let flags = [
+            "--name=a".to_owned(),
+            format!("--listen-peer-urls={url}"),
+            format!("--initial-advertise-peer-urls={url}"),
+            format!("--initial-cluster={cluster}"),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let mut process = Process::begin(dir.path(), &flags);
+        process.wait_for("serving peer traffic");
+        let [a, b, c] = [url.as_str(), OTHERS[0], OTHERS[1]].map(|url| ids::member_id(&[url], "etcd-cluster"));
+        let cluster_id = ids::cluster_id(&[a, b, c]);
+        let greeting = Greeting { stream: Stream::Messages, cluster_id, from: b, to: a, epoch: 5 };
+        Self { process, peer: free, dir, greeting }
+    }
+
+    /// Dials, says this, and hears what is replied.
+    fn greet(&self, greeting: &Greeting) -> (TcpStream, Result<(), Refusal>) {
+        self.say_hello(&greeting.encode())
+    }
+
+    fn say_hello(&self, bytes: &[u8]) -> (TcpStream, Result<(), Refusal>) {
+        let mut stream = TcpStream::connect(self.peer).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut reply = [0; REPLY_BYTES];
+        stream.read_exact(&mut reply).unwrap();
+        let reply = Reply::decode(&reply).unwrap();
+        assert_eq!(reply.epoch, 1, "its first run");
+        (stream, reply.verdict)
+    }
+
+    /// Says something after a greeting that was welcome, and waits until the connection is closed for it.
+    fn said(&self, stream: Stream, bytes: &[u8]) {
+        let (mut connection, verdict) = self.greet(&Greeting { stream, ..self.greeting });
+        assert_eq!(verdict, Ok(()));
+        // It may be closed before all is said.
+        let _ = connection.write_all(bytes);
+        is_closed(connection);
+    }
+
+    fn ends_well(self) {
+        assert_eq!(http_get(self.peer, "/version").json()["etcdserver"], "3.7.0");
+        let (status, lines) = self.process.terminate();
+        let panicked: Vec<_> = lines.iter().filter(|line| line.contains("panicked")).collect();
+        assert!(panicked.is_empty() && status.code() == Some(143), "{status}: {lines:#?}");
+    }
+}
+
+fn is_closed(mut connection: TcpStream) {
+    if let Err(error) = connection.read_to_end(&mut Vec::new()) {
+        let hung = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        assert!(!hung, "it is not closed");
+    }
+}
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    put_frame(&mut frame, |out| out.extend_from_slice(payload));
+    frame
+}
+
+/// The frame of a message that says: here comes the snapshot of entry `index`.
+fn snapshot_message(greeting: &Greeting, index: u64) -> Vec<u8> {
+    const TERM: u64 = 7;
+    let mut message = vec![MESSAGE, 1, 1];
+    message.extend_from_slice(&greeting.from.to_le_bytes());
+    message.extend_from_slice(&greeting.to.to_le_bytes());
+    message.push(8);
+    [TERM, 0, 0, 0, 0, 0, 0, 0].iter().for_each(|number| put_u64(&mut message, *number));
+    // No refusal, no context, no entries; a snapshot, its voters and learners.
+    message.extend_from_slice(&[0, 0, 0, 1]);
+    [index, TERM, 1].iter().for_each(|number| put_u64(&mut message, *number));
+    message.extend_from_slice(&greeting.from.to_le_bytes());
+    message.push(0);
+    frame(&message)
+}
+
+fn header(greeting: &Greeting, index: u64) -> SnapshotHeader {
+    SnapshotHeader { index, term: 7, cluster_id: greeting.cluster_id }
+}
+
+#[test]
+fn only_members_of_the_cluster_are_let_in() {
+    let mut lonely = Lonely::start();
+    let welcome = lonely.greeting;
+    let Greeting { from, to, .. } = welcome;
+    let cases = [
+        (Greeting { cluster_id: 1, ..welcome }, Refusal::Cluster, "another cluster"),
+        (Greeting { to: from, ..welcome }, Refusal::Member, "another member than the one that was meant"),
+        (Greeting { from: to, ..welcome }, Refusal::Member, "another member than the one that was meant"),
+    ];
+    for (greeting, refusal, words) in cases {
+        let (connection, verdict) = lonely.greet(&greeting);
+        assert_eq!(verdict, Err(refusal));
+        is_closed(connection);
+        let line = rejected(&mut lonely.process, words);
+        assert!(line["remote-addr"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
+    let mut version = welcome.encode();
+    version[8] = 9;
+    let (connection, verdict) = lonely.say_hello(&version);
+    assert_eq!(verdict, Err(Refusal::Version));
+    is_closed(connection);
+    rejected(&mut lonely.process, "unknown peer protocol version 9");
+
+    let (first, verdict) = lonely.greet(&welcome);
+    assert_eq!(verdict, Ok(()));
+    let (second, verdict) = lonely.greet(&welcome);
+    assert_eq!(verdict, Ok(()), "the same run may connect again");
+    is_closed(first);
+    let (connection, verdict) = lonely.greet(&Greeting { epoch: 4, ..welcome });
+    assert_eq!(verdict, Err(Refusal::Epoch), "an earlier run may not");
+    is_closed(connection);
+    rejected(&mut lonely.process, "a later run of the same member has been seen");
+    let (third, verdict) = lonely.greet(&Greeting { epoch: 6, ..welcome });
+    assert_eq!(verdict, Ok(()));
+    is_closed(second);
+    drop(third);
+    lonely.ends_well();
+}
+
+/// Waits for the line that says why a connection was rejected.
+fn rejected(process: &mut Process, words: &str) -> Value {
+    process.wait_for_line(words, |line| {
+        line["msg"] == "rejected connection on peer endpoint" && line["error"].as_str().unwrap().contains(words)
+    })
+}
+
+#[test]
+fn nonsense_ends_its_connection_and_nothing_else() {
+    let lonely = Lonely::start();
+    let seed = std::env::var("KV_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("KV_SEED={seed}");
+    let mut rng = Rng::with_seed(seed);
+    let mut any = |max: usize| {
+        let mut bytes = vec![0; rng.usize(1..=max)];
+        rng.fill(&mut bytes);
+        bytes
+    };
+    for stream in [Stream::Messages, Stream::Questions, Stream::Snapshot] {
+        for _ in 0..20 {
+            // At least the header of a frame: what is shorter may be the beginning of something.
+            lonely.said(stream, &[&[0xff; 4][..], &any(200), &[0; 8]].concat());
+            // A frame that says nothing of this protocol's.
+            lonely.said(stream, &frame(&[&[0x70][..], &any(200)].concat()));
+            // A message that cannot be read, or is somebody else's.
+            lonely.said(stream, &frame(&[&[MESSAGE, 1, 1][..], &any(200)].concat()));
+        }
+        // Longer than any.
+        lonely.said(stream, &[u32::MAX.to_le_bytes(), [0; 4]].concat());
+    }
+    // A snapshot's message among others: its content has not come.
+    lonely.said(Stream::Messages, &snapshot_message(&lonely.greeting, 9));
+    lonely.ends_well();
+}
+
+#[test]
+fn half_a_snapshot_leaves_nothing() {
+    let mut lonely = Lonely::start();
+    let snapshots = |dir: &Path| std::fs::read_dir(dir.join("snap")).unwrap().count();
+    assert_eq!(snapshots(lonely.dir.path()), 1, "the one it was born with");
+    let greeting = Greeting { stream: Stream::Snapshot, ..lonely.greeting };
+    let begin = |index| [snapshot_message(&greeting, index), header(&greeting, index).encode().to_vec()].concat();
+    let chunk = |state: &mut StreamState, payload: &[u8]| [&state.frame(payload)[..], payload].concat();
+
+    // One that stops in the middle, while it is written.
+    let (mut first, verdict) = lonely.greet(&greeting);
+    assert_eq!(verdict, Ok(()));
+    let mut state = StreamState::new(&header(&greeting, 9));
+    first.write_all(&[begin(9), chunk(&mut state, b"some"), chunk(&mut state, b"more")].concat()).unwrap();
+    poll("the snapshot to be written", || (snapshots(lonely.dir.path()) == 2).then_some(()));
+    // Another one takes its place, and is damaged.
+    let (mut second, _) = lonely.greet(&Greeting { from: ids::member_id(&[OTHERS[1]], "etcd-cluster"), ..greeting });
+    let other = Greeting { from: ids::member_id(&[OTHERS[1]], "etcd-cluster"), ..greeting };
+    let mut state = StreamState::new(&header(&other, 10));
+    let mut bytes = [snapshot_message(&other, 10), header(&other, 10).encode().to_vec()].concat();
+    bytes.extend(chunk(&mut state, b"some"));
+    bytes.extend(chunk(&mut state, b"damaged"));
+    *bytes.last_mut().unwrap() ^= 1;
+    second.write_all(&bytes).unwrap();
+    let ends = |mut connection: TcpStream| {
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).unwrap();
+        assert!(answer.ends_with(&[STORED, 0]), "the sender is told: {answer:?}");
+    };
+    ends(first);
+    ends(second);
+    // One whose frames are right, and whose end is another's.
+    let (mut third, _) = lonely.greet(&greeting);
+    let mut state = StreamState::new(&header(&greeting, 9));
+    let foreign = StreamState::new(&header(&greeting, 9)).end_frame().to_vec();
+    third.write_all(&[begin(9), chunk(&mut state, b"some"), foreign].concat()).unwrap();
+    ends(third);
+    poll("what came to be removed", || (snapshots(lonely.dir.path()) == 1).then_some(()));
+    lonely.process.wait_for("closed connection of peer");
+    lonely.ends_well();
+}
