@@ -68,7 +68,8 @@ pub(crate) async fn beginning(config: &Config) -> Result<(Store, Identity), Join
     let (members, founder) = initial_members(config);
     let genesis = || Store::genesis(Members::new(members, []));
     if DataDir::is_in_use(&config.data_dir)? {
-        return Ok((genesis(), founder));
+        // One that was stopped before it had its first snapshot begins with the same state once more.
+        return Ok((if config.initial_cluster_existing { Store::newcomer() } else { genesis() }, founder));
     }
     let remotes = ask_others(config).await;
     if config.initial_cluster_existing {
@@ -79,6 +80,13 @@ pub(crate) async fn beginning(config: &Config) -> Result<(Store, Identity), Join
         true => Err(JoinError::Bootstrapped { id: founder.member_id }),
         false => Ok((genesis(), founder)),
     }
+}
+
+/// Whom a newcomer answers, as long as its own state does not say who is there: those who are, as far as anybody can be asked.
+pub(crate) async fn contacts(config: &Config) -> Members {
+    let remotes = ask_others(config).await;
+    let by_id = remotes.into_iter().flat_map(|remote| remote.members).map(|member| (member.id, member));
+    Members::new(by_id.collect::<BTreeMap<_, _>>().into_values(), [])
 }
 
 /// A member publishes where its clients reach it as soon as it takes part.

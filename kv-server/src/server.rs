@@ -220,7 +220,7 @@ impl Server {
         for address in &peer_addresses {
             info!(logger, "serving peer traffic"; "address" => %address);
         }
-        tokio::spawn(peer::follow(Arc::clone(&peers), acceptor, members, peers_stopped));
+        tokio::spawn(peer::follow(Arc::clone(&peers), acceptor, Arc::clone(&config), members, peers_stopped));
         let published = tokio::select! {
             published = publish(&core, &config, logger) => published,
             _ = left.wait_for(|left| *left) => Err(StartError::Removed),

@@ -26,7 +26,7 @@ mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kv_codec::command::Batch;
 use kv_raft::{Envelope, Handle, Input, PeerMessage, RealDisk, RejectReason};
@@ -44,7 +44,9 @@ pub(crate) use questions::{Answer, Question};
 use questions::{Asked, Asker};
 use snapshot_in::Intake;
 
+use crate::config::Config;
 use crate::data_dir::Identity;
+use crate::join;
 use crate::service::Core;
 use crate::waiters::Completion;
 
@@ -56,6 +58,8 @@ const APPEND_BYTES: usize = 1 << 20;
 const FRAME_OVERHEAD_BYTES: usize = 1 << 20;
 /// Frames up to this are taken in any case: members may have been started with other limits once.
 const FRAME_BYTES_FLOOR: usize = 8 << 20;
+/// How long a newcomer goes by what it was told of the members, before it asks again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Questions that wait for one member.
 const QUESTIONS_WAITING_MAX: usize = 4096;
 
@@ -265,19 +269,25 @@ impl Peers {
     }
 }
 
-/// Follows the membership, until the server stops.
+/// Follows the membership, until the server stops. A newcomer, which has none, asks for it: it has to answer before it is sent any.
 pub(crate) async fn follow(
     peers: Arc<Peers>,
     acceptor: Arc<Acceptor>,
+    config: Arc<Config>,
     mut members: watch::Receiver<Members>,
     mut stop: watch::Receiver<()>,
 ) {
     loop {
-        let now = members.borrow_and_update().clone();
+        let mut now = members.borrow_and_update().clone();
+        let is_newcomer = now.iter().len() == 0;
+        if is_newcomer {
+            now = join::contacts(&config).await;
+        }
         peers.follow(&now);
         acceptor.follow(&now);
         tokio::select! {
             changed = members.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(ASK_AGAIN_AFTER), if is_newcomer => {}
             _ = stop.changed() => return,
         }
     }
