@@ -86,11 +86,11 @@ async fn spoken(
         Request::Write(Step::Put(key, value)) => {
             let request = PutRequest { lease, ..put(key, value) };
             let answer = kv.put(request).await?.into_inner();
-            answered(answer.header.clone(), told_put(answer))
+            answered(answer.header, told_put(answer))
         }
         Request::Write(Step::Delete(key, end)) => {
             let answer = kv.delete_range(delete(key, end)).await?.into_inner();
-            answered(answer.header.clone(), told_deleted(answer)?)
+            answered(answer.header, told_deleted(answer)?)
         }
         Request::Txn { guards, success, failure } => {
             let request = TxnRequest {
@@ -120,7 +120,7 @@ async fn spoken(
             let limit = i64::try_from(*limit).expect("a few keys");
             let request = RangeRequest { limit, serializable, revision: *revision, ..range(key, end) };
             let answer = kv.range(request).await?.into_inner();
-            answered(answer.header.clone(), told_range(answer)?)
+            answered(answer.header, told_range(answer)?)
         }
         Request::Write(Step::Range(..)) | Request::Compact(_) | Request::Member => {
             unreachable!("no client makes it: {request:?}")

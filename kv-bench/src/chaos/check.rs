@@ -5,6 +5,7 @@
 //! Then [`History`] does every call in that order on a naive model, compares whole answers, and looks at the real time between
 //! calls; and sampled keys are looked at again by values alone.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
@@ -14,7 +15,7 @@ use kv_sim::history::{Answer, CallId, History, Model, Request, Step, Told};
 use super::calls::{Call, Outcome};
 use super::heard::{self, Log};
 use super::lessees::{LEASED, Lease};
-use super::watchers::Watched;
+use super::watchers::{Change, Watched};
 
 /// Keys whose calls are looked at by values alone.
 const BLIND_KEYS: usize = 200;
@@ -120,53 +121,24 @@ fn leases(leases: &[Lease], log: &Log) -> Vec<String> {
 fn owners(calls: &[Call], log: &Log) -> Result<BTreeMap<i64, Owner>, Vec<String>> {
     let mut owners: BTreeMap<i64, Owner> = BTreeMap::new();
     let mut violations = Vec::new();
-    let mut by_value: HashMap<(&[u8], &[u8]), usize> = HashMap::new();
-    // Deletes that nobody knows the outcome of, the oldest last.
-    let mut deletes: Vec<usize> = Vec::new();
     for (index, call) in calls.iter().enumerate() {
-        match &call.outcome {
-            Outcome::Answered(answer) if !changed(&call.request, answer).is_empty() => {
-                let keys = changed(&call.request, answer);
-                if let Err(why) = acknowledged(call, answer.revision, &keys, log) {
-                    violations.push(why);
-                } else if let Some(Owner::Call(other)) = owners.insert(answer.revision, Owner::Call(index)) {
-                    let other = &calls[other].request;
-                    violations.push(format!("{other:?} and {:?} share revision {}", call.request, answer.revision));
-                }
-            }
-            Outcome::Answered(_) | Outcome::Nonsense(_) => {}
-            Outcome::Unknown(_) | Outcome::Refused(_) => {
-                let puts = puts(&call.request);
-                by_value.extend(puts.map(|(key, value)| ((key, value), index)));
-                if matches!(&call.request, Request::Write(Step::Delete(..))) {
-                    deletes.push(index);
-                }
-            }
+        let Outcome::Answered(answer) = &call.outcome else { continue };
+        let (keys, revision) = (changed(&call.request, answer), answer.revision);
+        if keys.is_empty() {
+            continue;
+        }
+        if let Err(why) = acknowledged(call, revision, &keys, log) {
+            violations.push(why);
+        } else if let Some(Owner::Call(other)) = owners.insert(revision, Owner::Call(index)) {
+            violations.push(format!("{:?} and {:?} share revision {revision}", calls[other].request, call.request));
         }
     }
-    deletes.sort_by_key(|index| std::cmp::Reverse(calls[*index].made));
+    let mut unanswered = Unanswered::of(calls);
     let mut alive: BTreeSet<&[u8]> = BTreeSet::new();
     for (&revision, made) in log {
-        if !owners.contains_key(&revision) {
-            let value = made.changes.iter().find_map(|change| {
-                let pair = change.pair.as_ref()?;
-                by_value.get(&(&pair.key[..], &pair.value[..])).copied()
-            });
-            let gone: BTreeSet<&[u8]> = made.changes.iter().map(|change| &change.key[..]).collect();
-            let leased = gone.iter().find(|key| key.starts_with(LEASED.as_bytes()) && gone.len() == 1);
-            let only_deletes = made.changes.iter().all(|change| change.pair.is_none());
-            let owner = match (value, leased) {
-                (Some(call), _) => Some(Owner::Call(call)),
-                (None, Some(key)) if only_deletes => Some(Owner::Lease(key.to_vec())),
-                _ if only_deletes => {
-                    let fits = |index: &usize| deletes_these(&calls[*index].request, &gone, &alive);
-                    let position = deletes.iter().rposition(fits);
-                    position.map(|position| Owner::Call(deletes.remove(position)))
-                }
-                _ => None,
-            };
-            match owner {
-                Some(owner) => drop(owners.insert(revision, owner)),
+        if let Entry::Vacant(place) = owners.entry(revision) {
+            match unanswered.owner(&made.changes, &alive) {
+                Some(owner) => drop(place.insert(owner)),
                 None => violations.push(format!("nobody asked for revision {revision}: {:?}", made.changes)),
             }
         }
@@ -180,6 +152,48 @@ fn owners(calls: &[Call], log: &Log) -> Result<BTreeMap<i64, Owner>, Vec<String>
     }
     violations.truncate(TOLD_MAX);
     if violations.is_empty() { Ok(owners) } else { Err(violations) }
+}
+
+/// Calls without an answer, by what they would leave in the log. Those that were refused are among them: they must leave nothing, and it is
+/// [`History`] that says so.
+struct Unanswered<'a> {
+    calls: &'a [Call],
+    by_value: HashMap<(&'a [u8], &'a [u8]), usize>,
+    /// Deletes, the oldest last.
+    deletes: Vec<usize>,
+}
+
+impl<'a> Unanswered<'a> {
+    fn of(calls: &'a [Call]) -> Self {
+        let mut unanswered = Self { calls, by_value: HashMap::new(), deletes: Vec::new() };
+        for (index, call) in calls.iter().enumerate() {
+            if matches!(call.outcome, Outcome::Unknown(_) | Outcome::Refused(_)) {
+                unanswered.by_value.extend(puts(&call.request).map(|(key, value)| ((key, value), index)));
+                if matches!(&call.request, Request::Write(Step::Delete(..))) {
+                    unanswered.deletes.push(index);
+                }
+            }
+        }
+        unanswered.deletes.sort_by_key(|index| std::cmp::Reverse(calls[*index].made));
+        unanswered
+    }
+
+    /// Who made these changes, while these keys were alive. Deletes that would do the same are taken by age: the oldest could be the first.
+    fn owner(&mut self, changes: &[Change], alive: &BTreeSet<&[u8]>) -> Option<Owner> {
+        let mut put = changes.iter().filter_map(|change| change.pair.as_ref()).peekable();
+        if put.peek().is_some() {
+            return put.find_map(|pair| self.by_value.get(&(&pair.key[..], &pair.value[..]))).copied().map(Owner::Call);
+        }
+        if let [Change { key, .. }] = changes
+            && key.starts_with(LEASED.as_bytes())
+        {
+            return Some(Owner::Lease(key.clone()));
+        }
+        let gone: BTreeSet<&[u8]> = changes.iter().map(|change| &change.key[..]).collect();
+        let fits = |index: &usize| deletes_these(&self.calls[*index].request, &gone, alive);
+        let position = self.deletes.iter().rposition(fits)?;
+        Some(Owner::Call(self.deletes.remove(position)))
+    }
 }
 
 /// Whether a write that was acknowledged is where its answer says.

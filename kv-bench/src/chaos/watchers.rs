@@ -1,5 +1,6 @@
 //! Those who watch, over one stream after another, and write down all that they are told.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -24,11 +25,20 @@ const ASKED_EVERY: Duration = Duration::from_millis(700);
 const LEFT_EVERY: u32 = 2_000;
 
 /// One change of one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) key: Vec<u8>,
     /// What it became; nothing when it was deleted.
     pub(super) pair: Option<Pair>,
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pair {
+            Some(pair) => write!(f, "{pair:?}"),
+            None => write!(f, "\"{}\" deleted", self.key.escape_ascii()),
+        }
+    }
 }
 
 /// What a watcher was told.
