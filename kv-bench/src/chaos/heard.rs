@@ -70,7 +70,7 @@ fn walk(
     mut told: impl FnMut(u64, i64, &[Change], i64) -> Result<(), String>,
 ) -> Result<i64, String> {
     let name = watched.name;
-    let mut next = 1;
+    let (mut next, mut progress) = (1, 0);
     for heard in &watched.heard {
         match heard {
             Heard::Opened(from) if *from == next => {}
@@ -79,10 +79,14 @@ fn walk(
             Heard::Progress(revision) => {
                 told_nothing(*revision, &mut told, next)?;
                 next = next.max(revision + 1);
+                progress = progress.max(*revision);
             }
             Heard::Changes(at, changes) => {
                 for group in changes.chunk_by(|one, other| one.0 == other.0) {
                     let revision = group[0].0;
+                    if revision <= progress {
+                        return Err(format!("watcher {name}: progress up to {progress} overtook revision {revision}"));
+                    }
                     if revision < next {
                         return Err(format!("watcher {name}: it was told of revision {revision}, and {next} was due"));
                     }
@@ -146,6 +150,10 @@ mod tests {
             (vec![Heard::Opened(1), changes(&[(4, "b")])], "not told of revision 2"),
             (vec![Heard::Opened(1), changes(&[(2, "a")])], "not told of revision 4"),
             (vec![Heard::Opened(1), Heard::Progress(2), changes(&[(4, "b")])], "not told of revision 2"),
+            (
+                vec![Heard::Opened(1), changes(&[(2, "a")]), Heard::Progress(3), changes(&[(3, "c")])],
+                "3 overtook revision 3",
+            ),
             (vec![Heard::Opened(1), changes(&[(2, "a")]), changes(&[(2, "a")])], "revision 2, and 3 was due"),
             (vec![Heard::Opened(1), changes(&[(2, "a"), (4, "b")]), changes(&[(3, "c")])], "revision 3, and 5 was due"),
             (vec![Heard::Opened(1), Heard::Progress(4), changes(&[(4, "b")])], "not told of revision 2"),

@@ -169,6 +169,10 @@ impl Nemesis {
         self.struck.timeline.push(line);
     }
 
+    fn count(&mut self, name: &'static str) {
+        *self.struck.faults.entry(name).or_default() += 1;
+    }
+
     /// The next fault. The leader is struck more often than chance would.
     fn draw(&mut self, leader: Option<usize>) -> Fault {
         let slots = self.cluster.members().len();
@@ -228,16 +232,15 @@ impl Nemesis {
     }
 
     fn begin(&mut self, fault: &Fault) -> Result<()> {
-        let name = match fault {
+        self.note(&fault.to_string());
+        self.count(match fault {
             Fault::Kill(_) => "kill",
             Fault::Pause(_) => "pause",
             Fault::Cut(_) | Fault::Flap(_) => "cut",
             Fault::Slow(..) => "slow",
             Fault::Tear(_) => "tear",
-            Fault::Replace(_) => "replace",
-        };
-        *self.struck.faults.entry(name).or_default() += 1;
-        self.note(&fault.to_string());
+            Fault::Replace(_) => unreachable!("it is counted when it is done"),
+        });
         match fault {
             Fault::Kill(slots) => {
                 let down: Vec<String> = self.cluster.ended();
@@ -260,7 +263,7 @@ impl Nemesis {
                 }
             }),
             Fault::Tear(per_mille) => self.cluster.links().change(|_, _, link| link.torn_per_mille = *per_mille),
-            Fault::Replace(_) => {}
+            Fault::Replace(_) => unreachable!("it has a way of its own"),
         }
         Ok(())
     }
@@ -312,7 +315,7 @@ impl Nemesis {
             return Ok(());
         }
         let Some(id) = self.cluster.statuses().await[slot].as_ref().map(|status| status.id) else { return Ok(()) };
-        self.begin(&Fault::Replace(slot))?;
+        self.note(&Fault::Replace(slot).to_string());
         self.cluster.kill(slot);
         let removed = self.insist(slot, async |cluster, through| cluster.remove(id, through).await).await;
         if let Err(why) = removed {
@@ -330,6 +333,7 @@ impl Nemesis {
             return Ok(());
         }
         self.shared.members_are(self.cluster.endpoints());
+        self.count("replace");
         self.note("added");
         if let Err(error) = self.cluster.wait_ready(JOINS_WITHIN).await {
             self.struck.violations.push(format!("the new member in the place of {} did not join: {error:#}", slot + 1));
