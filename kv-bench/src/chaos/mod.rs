@@ -1,7 +1,7 @@
 //! `kv-bench chaos`: a cluster of real processes is hurt while clients use it, and everything that they were told is checked.
 //!
 //! # A run
-//! 1. Members start, each behind links of ours ([`crate::members`]). Clients with a mixed workload, holders of leases and watchers begin.
+//! 1. Members start, each behind links of ours (`members`). Clients with a mixed workload, holders of leases and watchers begin.
 //! 2. Faults strike, drawn from a printed seed: `kill -9`, SIGSTOP, cuts of one direction or both, slow links, links that tear
 //!    connections, members that are lost with their disk and replaced (`nemesis`). Now and then somebody compacts.
 //! 3. All is made good, the load ends, and the cluster must come to rest: every member answers, all at the same revision with the same

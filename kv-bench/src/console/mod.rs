@@ -1,6 +1,6 @@
 //! `kv-bench console`: a cluster on this machine, and a prompt to hurt it at.
 //!
-//! Members are the processes of [`crate::members`]; what they log is printed as it comes. Every pair of them has a link that `cut`
+//! Members are the processes of `members`; what they log is printed as it comes. Every pair of them has a link that `cut`
 //! cuts: peers dial addresses of this program, which knows by the kernel's word whose process dialed, so it works with any
 //! server that takes etcd's flags.
 //!
