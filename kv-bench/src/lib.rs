@@ -1,6 +1,9 @@
 //! Tools that measure kv and try to break it.
 //!
 //! # What it is
+//! * [`chaos`]: hurts a cluster of real processes, and checks everything that its clients were told.
+//! * [`cluster`]: clusters of processes side by side, and how long one is without a leader.
+//! * [`console`]: a cluster on this machine, with a prompt to kill, pause and cut its members.
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
 //! * [`lab`]: our engine, log and codec beside other designs, each alone.
@@ -25,12 +28,17 @@
 //! * No process outlives its tool.
 
 mod audience;
+pub mod chaos;
+pub mod cluster;
+pub mod console;
 pub mod crash;
+mod directory;
 pub mod figures;
 pub mod kube;
 pub mod lab;
 pub mod leases;
 mod list;
+mod members;
 pub mod million;
 mod pace;
 mod process;

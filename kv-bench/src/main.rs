@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kv_bench::figures::Report;
-use kv_bench::{crash, kube, lab, leases, million, watch, wire};
+use kv_bench::{chaos, cluster, console, crash, kube, lab, leases, million, watch, wire};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
@@ -17,6 +17,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Tool {
+    /// Hurts a cluster of real processes, and checks everything that its clients were told.
+    Chaos(chaos::Options),
+    /// Measures clusters side by side, or how long they are without a leader.
+    Cluster(cluster::Options),
+    /// Runs a cluster on this machine, with a prompt to kill, pause and cut its members.
+    Console(console::Options),
     /// Kills a server under load, again and again, and checks that it kept what it acknowledged.
     Crash(crash::Options),
     /// Runs a server, a control and rivals under the same clients, and compares them.
@@ -71,11 +77,13 @@ fn run(tool: Tool) -> Result<ExitCode> {
         // Caught from here on: a tool may start a process before it first waits for anything.
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        // A prompt is left by a signal as by its end, and sees to that itself.
+        let sees_to_it = matches!(&tool, Tool::Console(_));
         // Dropping the run kills the server and removes the temporary directory.
         let code = tokio::select! {
             code = use_tool(tool) => return code,
-            _ = interrupt.recv() => INTERRUPTED,
-            _ = terminate.recv() => TERMINATED,
+            _ = interrupt.recv(), if !sees_to_it => INTERRUPTED,
+            _ = terminate.recv(), if !sees_to_it => TERMINATED,
         };
         eprintln!("kv-bench: interrupted");
         Ok(ExitCode::from(code))
@@ -89,6 +97,11 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             println!("{report}");
             return Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Tool::Chaos(options) => {
+            let report = chaos::run(&options).await?;
+            println!("{report}");
+            return Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Tool::Wire(options) => {
             let this = std::env::current_exe().context("asking where this program is")?;
             let report = wire::run(&options, &this).await?;
@@ -99,6 +112,7 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             println!("Report: {}, every round: {}", report.markdown_path.display(), report.json_path.display());
         }
         Tool::Million(options) => show(&million::run(&options).await?),
+        Tool::Cluster(options) => show(&cluster::run(&options).await?),
         Tool::Kube(options) => show(&kube::run(&options).await?),
         Tool::Leases(options) => show(&leases::run(&options).await?),
         Tool::Watch(options) => show(&watch::run(&options).await?),
@@ -110,6 +124,7 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             let lab::Written { html, markdown, json, .. } = &written;
             println!("Report: {}, as text: {}, figures: {}", html.display(), markdown.display(), json.display());
         }
+        Tool::Console(options) => console::run(&options).await?,
         Tool::Control(options) => wire::control(options).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use crate::target::{self, Kind, Target};
 /// Which servers run, and where the report goes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Race {
-    /// The binary of kv-server.
+    /// The binary of kv-server; of etcd where there is nothing of ours to measure.
     #[arg(long, overrides_with = "server")]
     pub server: PathBuf,
     /// Another server to compare with, as `etcd=PATH`. May be given several times.
@@ -28,7 +28,7 @@ impl Race {
     /// # Errors
     /// A program that is not there or is none of them, a directory that cannot be made.
     pub(crate) fn prepare(&self) -> Result<Vec<Target>> {
-        let mut targets = vec![Target::new(Kind::Kv, &self.server)?];
+        let mut targets = vec![Target::any(&self.server)?];
         for path in target::rivals(&self.rival)? {
             targets.push(Target::new(Kind::Etcd, &path)?);
         }

@@ -24,7 +24,7 @@ const QUESTION_WITHIN: Duration = Duration::from_secs(5);
 /// connected to itself.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Starts with other ports when someone took ours between asking and binding.
-const PORT_TRIES: usize = 5;
+pub(crate) const PORT_TRIES: usize = 5;
 /// When a line of etcd's releases began: a rival's age belongs beside its figures.
 const ETCD_YEARS: [(&str, u16); 4] = [("3.3.", 2018), ("3.4.", 2019), ("3.5.", 2021), ("3.6.", 2025)];
 
@@ -88,6 +88,26 @@ impl Target {
         Ok(Self { kind, name, about, binary })
     }
 
+    /// Ours or etcd, whichever the program says that it is.
+    ///
+    /// # Errors
+    /// When there is no such program, or it is neither.
+    pub(crate) fn any(path: &Path) -> Result<Self> {
+        let neither = || format!("{} --version answers neither as kv-server nor as etcd does", path.display());
+        // A program that is not there is said to be that, not to be neither.
+        binary(path)?;
+        Self::new(Kind::Kv, path).or_else(|_| Self::new(Kind::Etcd, path)).with_context(neither)
+    }
+
+    /// The program, to be given its flags, with no settings from the environment that were meant for another server.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
     /// Starts it with its data in `directory`, which must be empty, and waits for a linearizable answer. `extra` are flags beside its
     /// defaults.
     ///
@@ -123,12 +143,8 @@ impl Target {
     async fn run(&self, place: Place, extra: &[String]) -> Result<Option<Running>> {
         let log_path = place.home.join("log");
         let log = std::fs::File::create(&log_path).with_context(|| format!("making {}", log_path.display()))?;
-        let mut command = Command::new(&self.binary);
+        let mut command = self.command();
         command.args(self.arguments(&place)).args(extra);
-        // Settings meant for another server.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
-            command.env_remove(name);
-        }
         command.stdin(Stdio::null()).stdout(log.try_clone().context("sharing the log file")?).stderr(log);
         let child = command.spawn().with_context(|| format!("starting {}", self.binary.display()))?;
         let address = format!("http://127.0.0.1:{}", place.client);
@@ -230,7 +246,7 @@ impl Drop for Running {
 
 fn kv_name(version: &str) -> Option<(String, String)> {
     let version = line_after(version, "kv-server Version:")?;
-    Some((format!("kv {version}"), "this server: single member, fsync before each answer".into()))
+    Some((format!("kv {version}"), "this server: fsync before each answer".into()))
 }
 
 fn etcd_name(version: &str) -> Option<(String, String)> {
@@ -242,7 +258,7 @@ fn etcd_name(version: &str) -> Option<(String, String)> {
     let year = ETCD_YEARS.iter().find(|(line, _)| number.starts_with(line));
     let line = year.map_or(String::new(), |(line, year)| format!("release line {line}x began in {year}, "));
     let go = line_after(version, "Go Version:").unwrap_or("an unknown Go");
-    Some((format!("etcd {number}"), format!("{line}built with {go}, single member, its own defaults")))
+    Some((format!("etcd {number}"), format!("{line}built with {go}, its own defaults")))
 }
 
 fn line_after<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -275,7 +291,8 @@ pub(crate) fn binary(path: &Path) -> Result<PathBuf> {
 }
 
 /// A port that is free at this moment.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
+    // From the system's randomness: two runs with one seed may run side by side.
     let mut random = fastrand::Rng::new();
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let port = (0..100).map(|_| random.u16(PORTS)).find(free);

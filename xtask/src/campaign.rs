@@ -1,7 +1,7 @@
 //! `cargo xtask campaign`: what takes too long for every change, for as long as one likes.
 //!
-//! Fresh seeds of the simulation, planted bugs, every crash state and every bit, a real server under `kill -9` and without power,
-//! and the fuzzers where they are installed. What cannot run here is said, in the table at the end as well.
+//! Fresh seeds of the simulation, planted bugs, every crash state and every bit, a real server under `kill -9` and without power, a
+//! cluster of them under faults, and the fuzzers where they are installed. What cannot run here is said, in the table at the end as well.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,8 @@ use crate::{kv_bench, simulator};
 const ROUNDS_PER_MINUTE: u64 = 6;
 /// Of each minute, seconds on a CPU for fresh seeds.
 const SIM_SECONDS_PER_MINUTE: u64 = 30;
+/// Of each minute, seconds of faults in a cluster.
+const CHAOS_SECONDS_PER_MINUTE: u64 = 15;
 /// Of each minute, seconds for each fuzzer.
 const FUZZ_SECONDS_PER_MINUTE: u64 = 1;
 
@@ -53,6 +55,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             name: "power loss",
             result: if is_root() { crash(&["--power-loss"]) } else { Ok("NOT RUN: needs root") },
         },
+        Part { name: "chaos", result: chaos(workspace, minutes) },
         Part { name: "fuzzers", result: fuzz(workspace, minutes) },
     ];
     println!("\n{}", table(&parts));
@@ -85,6 +88,11 @@ fn crash_states(workspace: &Workspace) -> Result<&'static str> {
         workspace.cargo(&["test", "--release", "--package", "kv-sim", "--test", "crash_states", "--", "--nocapture"]);
     command.env("KV_EVERY_STATE", "1").env("KV_EVERY_BIT", "1");
     step(&mut command).map(|()| "held")
+}
+
+fn chaos(workspace: &Workspace, minutes: u64) -> Result<&'static str> {
+    let seconds = (minutes * CHAOS_SECONDS_PER_MINUTE).to_string();
+    step(kv_bench(workspace, "chaos")?.args(["--secs", &seconds])).map(|()| "held")
 }
 
 fn is_root() -> bool {

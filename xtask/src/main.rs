@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::run::{Workspace, step};
+use crate::run::{Workspace, become_of, step};
 
 /// Tasks of the kv project.
 #[derive(Parser)]
@@ -34,18 +34,23 @@ enum Task {
     Sim(Passed),
     /// Kills kv-server under load, again and again, and checks what it kept. Both are built for release.
     Crash(Passed),
+    /// Runs a cluster on this machine, its logs in colours, with a prompt: `kill 2`, `cut 1 3`, `heal`, `status`; `help` lists all. `--nodes 5`,
+    /// `--data-dir DIR`.
+    Cluster(Passed),
+    /// Hurts a cluster of real processes for a while (`--minutes N`), and checks everything that its clients were told.
+    Chaos(Passed),
     /// What takes too long for every change: fresh seeds, planted bugs, every crash state, crashes and power losses, fuzzers.
     Campaign(campaign::Options),
     /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
-    /// `bench million ...` with a large store; `bench watch`, `bench leases`, `bench kube`: see docs/benchmarks; `bench lab [--quick]
-    /// ...` its parts beside other designs.
+    /// `bench million ...` with a large store; `bench watch`, `bench leases`, `bench kube`: see docs/benchmarks; `bench cluster
+    /// [--failover K]` with three members each; `bench lab [--quick] ...` its parts beside other designs.
     Bench(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
     Clients,
 }
 
 /// The measuring tools of kv-bench.
-const BENCHES: [&str; 5] = ["wire", "million", "watch", "leases", "kube"];
+const BENCHES: [&str; 6] = ["wire", "million", "watch", "leases", "kube", "cluster"];
 
 #[derive(clap::Args)]
 struct Passed {
@@ -74,6 +79,8 @@ fn run(task: Task) -> Result<()> {
         Task::Sim(passed) => step(&mut simulator(&workspace, &passed.arguments)),
         Task::Campaign(options) => campaign::run(&workspace, &options),
         Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),
+        Task::Chaos(passed) => step(kv_bench(&workspace, "chaos")?.args(passed.arguments)),
+        Task::Cluster(passed) => become_of(kv_bench(&workspace, "console")?.args(passed.arguments)),
         Task::Bench(passed) => {
             if passed.arguments.first().is_some_and(|first| first == "lab") {
                 return step(&mut lab(&workspace, &passed.arguments[1..])?);

@@ -55,6 +55,16 @@ pub(crate) fn step(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Prints the command and becomes it: a terminal's Ctrl-C is then for that program alone, and nobody leaves before it has ended.
+///
+/// # Errors
+/// Always, when it returns: the command could not be started.
+pub(crate) fn become_of(command: &mut Command) -> Result<()> {
+    println!("$ {}", shown(command));
+    let error = std::os::unix::process::CommandExt::exec(command);
+    Err(error).with_context(|| format!("cannot start {}", command.get_program().display()))
+}
+
 /// The command as one would type it, with the environment that it adds.
 fn shown(command: &Command) -> String {
     let mut words: Vec<String> = command

@@ -19,7 +19,7 @@ pub mod power;
 mod report;
 mod server;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,6 +33,9 @@ use ledger::{Ledger, State, Violation};
 use load::{Shared, Writer, Written};
 pub use report::Report;
 use server::{Launch, Server};
+
+use crate::directory::Directory;
+use crate::target::free_port;
 
 /// Writers per connection: enough connections that one broken stream is not everyone's.
 const WRITERS_PER_CONNECTION: usize = 8;
@@ -93,13 +96,13 @@ pub async fn run(options: Options) -> Result<Report> {
     ensure!(options.rounds > 0 && options.writers > 0 && options.keys > 0, "rounds, writers and keys start at 1");
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("kv-bench crash: seed {seed}");
-    let directory = Directory::new(&options)?;
+    let directory = Directory::new(options.dir.as_deref(), "kv-crash-")?;
     let machine = options.power_loss.then(|| power::Machine::new(directory.path())).transpose()?;
     let launch = Launch {
         binary: server::find_binary(&options.server)?,
         data_dir: machine.as_ref().map_or(directory.path(), power::Machine::path).join("data"),
         log: directory.path().join("server.log"),
-        peer_port: server::free_port()?,
+        peer_port: free_port()?,
     };
     let report = Report::new(&options, seed);
     let mut run = Run {
@@ -299,40 +302,6 @@ async fn read_all(channel: Channel) -> Result<State> {
         }
         if !page.more {
             return Ok(state);
-        }
-    }
-}
-
-/// Where a run keeps its files.
-enum Directory {
-    Given(PathBuf),
-    Temporary(tempfile::TempDir),
-}
-
-impl Directory {
-    fn new(options: &Options) -> Result<Self> {
-        let Some(given) = &options.dir else {
-            let temporary = tempfile::Builder::new().prefix("kv-crash-").tempdir();
-            return Ok(Self::Temporary(temporary.context("making a temporary directory")?));
-        };
-        std::fs::create_dir_all(given).with_context(|| format!("making {}", given.display()))?;
-        let mut entries = std::fs::read_dir(given).with_context(|| format!("listing {}", given.display()))?;
-        ensure!(entries.next().is_none(), "{} is not empty: a run starts from nothing", given.display());
-        Ok(Self::Given(given.canonicalize()?))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Given(path) => path,
-            Self::Temporary(temporary) => temporary.path(),
-        }
-    }
-
-    /// Removes a temporary directory unless it is to be kept. Returns what is left.
-    fn finish(self, keep: bool) -> Option<PathBuf> {
-        match self {
-            Self::Given(path) => Some(path),
-            Self::Temporary(temporary) => keep.then(|| temporary.keep()),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The server's process: started on the same directory each time, on ports of its own, and ended with or without notice.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::target::free_port;
+
 /// How long a server may take to answer after its start, whatever it has to recover.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may take to end after SIGTERM.
@@ -20,9 +21,6 @@ const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(5);
 /// How long one question may take while it gets ready.
 const QUESTION_WITHIN: Duration = Duration::from_secs(5);
-/// Ports are taken from below those that systems give to outgoing connections: a client that knocks at a port of that
-/// range before its server is up can end up connected to itself.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Starts with other ports when someone took ours between asking and binding.
 const PORT_TRIES: usize = 5;
 /// How much of the log's end goes into a report.
@@ -179,16 +177,6 @@ impl Server {
 fn ended_as_asked(status: ExitStatus) -> bool {
     use std::os::unix::process::ExitStatusExt;
     status.success() || status.signal() == Some(SIGTERM) || status.code() == Some(128 + SIGTERM)
-}
-
-/// A port that is free at this moment.
-pub(super) fn free_port() -> Result<u16> {
-    // From the system's randomness: two runs with one seed may run side by side.
-    let mut random = fastrand::Rng::new();
-    (0..100)
-        .map(|_| random.u16(PORTS))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .context("100 ports tried on 127.0.0.1, none of them free")
 }
 
 /// The binary's full path, so that a later change of directory does not matter.

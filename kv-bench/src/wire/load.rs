@@ -24,24 +24,24 @@ const OFFSETS: usize = 4096;
 
 /// Latencies in nanoseconds of the gets and of the puts.
 #[derive(Debug, Clone)]
-pub(super) struct Latencies {
-    pub(super) gets: Histogram<u64>,
-    pub(super) puts: Histogram<u64>,
+pub(crate) struct Latencies {
+    pub(crate) gets: Histogram<u64>,
+    pub(crate) puts: Histogram<u64>,
 }
 
 /// What one run of the clients saw.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) latencies: Latencies,
+pub(crate) struct Outcome {
+    pub(crate) latencies: Latencies,
     /// From the start to the last answer.
-    pub(super) elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// Operations of the schedule that no client came to start: the server was too slow for the rate.
-    pub(super) unsent: u64,
+    pub(crate) unsent: u64,
 }
 
 /// The clients' connections and what they send.
 #[derive(Debug, Clone)]
-pub(super) struct Load {
+pub(crate) struct Load {
     workload: Workload,
     channels: Vec<Channel>,
     keys: Arc<[Bytes]>,
@@ -66,13 +66,13 @@ impl Latencies {
 
 impl Outcome {
     /// Operations that were answered.
-    pub(super) fn operations(&self) -> u64 {
+    pub(crate) fn operations(&self) -> u64 {
         self.latencies.gets.len() + self.latencies.puts.len()
     }
 }
 
 impl Load {
-    pub(super) fn new(workload: &Workload, channels: Vec<Channel>, seed: u64) -> Self {
+    pub(crate) fn new(workload: &Workload, channels: Vec<Channel>, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let values = std::iter::repeat_with(|| random.u8(..)).take(workload.value_bytes + OFFSETS).collect();
         // One more than is stored: the end of the last range.
@@ -81,12 +81,12 @@ impl Load {
     }
 
     /// Bytes of a key and of its value: what one put asks to be kept.
-    pub(super) fn put_bytes(&self) -> usize {
+    pub(crate) fn put_bytes(&self) -> usize {
         self.keys[0].len() + self.workload.value_bytes
     }
 
     /// Stores every key once.
-    pub(super) async fn fill(&self) -> Result<()> {
+    pub(crate) async fn fill(&self) -> Result<()> {
         let (mut fillers, stored) = (JoinSet::new(), self.keys.len() - 1);
         for first in 0..FILLERS_MAX.min(self.workload.keys) {
             let load = self.clone();
@@ -104,7 +104,7 @@ impl Load {
     }
 
     /// Runs the clients for `length`.
-    pub(super) async fn run(&self, length: Duration) -> Result<Outcome> {
+    pub(crate) async fn run(&self, length: Duration) -> Result<Outcome> {
         let start = Instant::now();
         let pace = match self.workload.rate {
             None => Pace::Closed(start + length),

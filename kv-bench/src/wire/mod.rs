@@ -17,7 +17,7 @@
 //!   saw, and more, where a log rewrites a prepared file. They are in the JSON by their right name, and in no table.
 
 mod control;
-mod load;
+pub(crate) mod load;
 mod options;
 mod report;
 mod stats;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod clusters;
 mod lab;
 mod races;
 mod wire;

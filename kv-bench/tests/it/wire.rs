@@ -95,7 +95,7 @@ fn bad_input_is_one_line_and_exit_code_1() {
     check(wire(sh, out.path(), &["--clients", "x"]), "'x'");
     check(wire(sh, out.path(), &["--sped", "1"]), "--sped");
     check(wire(sh, out.path(), &["--preset", "quick"]), "unknown preset");
-    check(wire(sh, out.path(), &[]), "does not answer as Kv does");
+    check(wire(sh, out.path(), &[]), "answers neither as kv-server nor as etcd does");
     check(wire(Path::new("/no/such/kv"), out.path(), &[]), "no program at /no/such/kv");
     check(wire(&server_binary(), out.path(), &["--rival", "consul=/bin/sh"]), "unknown rival \"consul\"");
     check(wire(&server_binary(), out.path(), &["--rival", "etcd=/no/such/etcd"]), "no program at /no/such/etcd");

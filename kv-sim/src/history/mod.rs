@@ -19,7 +19,7 @@ use kv_raft::LogEntry;
 pub use model::Model;
 
 /// A key-value pair as a client sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pair {
     /// The key.
     pub key: Vec<u8>,
@@ -43,7 +43,7 @@ pub enum Guard {
 }
 
 /// One operation of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Step {
     /// Puts a key.
     Put(Vec<u8>, Vec<u8>),
@@ -54,7 +54,7 @@ pub enum Step {
 }
 
 /// What a client asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Request {
     /// One change.
     Write(Step),
@@ -148,6 +148,7 @@ pub(crate) struct Call {
 /// The calls of a run.
 ///
 /// * The log's commands are each noted once, in its order, when the first member applies them.
+/// * `committed` is in the order of places.
 #[derive(Debug, Default)]
 pub struct History {
     calls: Vec<Call>,
@@ -158,6 +159,46 @@ pub struct History {
     last_index: u64,
     floor: Place,
     clock: u64,
+}
+
+/// Keys and values are shown as text: they are in every message about a history.
+fn text(bytes: &[u8]) -> String {
+    format!("\"{}\"", bytes.escape_ascii())
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value, create_revision, mod_revision, version } = self;
+        write!(f, "{}={}@{create_revision}..{mod_revision}#{version}", text(key), text(value))
+    }
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(key, value) => write!(f, "Put({}, {})", text(key), text(value)),
+            Self::Delete(key, end) => write!(f, "Delete({}, {})", text(key), text(end)),
+            Self::Range(key, end, revision) => write!(f, "Range({}, {}, {revision})", text(key), text(end)),
+        }
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(step) => write!(f, "{step:?}"),
+            Self::Txn { guards, success, failure } => {
+                let guards: Vec<String> =
+                    guards.iter().map(|(key, guard)| format!("{} {guard:?}", text(key))).collect();
+                write!(f, "Txn(if {} then {success:?} else {failure:?})", guards.join(" and "))
+            }
+            Self::Compact(revision) => write!(f, "Compact({revision})"),
+            Self::Member => write!(f, "Member"),
+            Self::Range { key, end, limit, revision } => {
+                write!(f, "Range({}, {}, limit {limit}, revision {revision})", text(key), text(end))
+            }
+        }
+    }
 }
 
 impl fmt::Display for Call {
@@ -190,6 +231,23 @@ impl History {
     /// The call became this command.
     pub fn named(&mut self, call: CallId, origin: u64, epoch: u64, seq: u64) {
         self.names.insert((origin, epoch, seq), call);
+    }
+
+    /// The call takes its place with `index`: it is the change that is made there, or, where it changes nothing, comes after it. For orders
+    /// that are known from elsewhere than from entries of a log.
+    ///
+    /// # Errors
+    /// Another call makes the change there.
+    pub fn placed(&mut self, call: CallId, index: u64, changes: bool) -> Result<(), String> {
+        let place = (index, if changes { 0 } else { AFTER_ALL });
+        let after = self.committed.partition_point(|(other, _)| *other <= place);
+        if let Some((_, other)) = self.committed[..after].last().filter(|(other, _)| changes && *other == place) {
+            return Err(format!("{} and {} both take effect at {index}", self.calls[*other], self.calls[call]));
+        }
+        self.committed.insert(after, (place, call));
+        self.places.insert(call, place);
+        self.last_index = self.last_index.max(index);
+        Ok(())
     }
 
     /// It was said to be in no log.

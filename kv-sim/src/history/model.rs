@@ -41,8 +41,12 @@ impl Model {
     /// The pairs from `key` to `end` at `revision`.
     #[must_use]
     pub fn pairs(&self, key: &[u8], end: &[u8], revision: i64) -> Vec<Pair> {
-        let wanted = |name: &Vec<u8>| if end.is_empty() { name == key } else { &name[..] >= key && &name[..] < end };
-        self.keys.iter().filter(|(name, _)| wanted(name)).filter_map(|(_, versions)| at(versions, revision)).collect()
+        if end.is_empty() {
+            return self.keys.get(key).and_then(|versions| at(versions, revision)).into_iter().collect();
+        }
+        let from = self.keys.range(key.to_vec()..);
+        let wanted = from.take_while(|(name, _)| &name[..] < end);
+        wanted.filter_map(|(_, versions)| at(versions, revision)).collect()
     }
 
     /// What a read is told.
