@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -15,7 +15,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::authority::{Mended, PREFACE};
+use crate::gathered::{Gathering, served};
 use crate::peer::Acceptor;
+use crate::turns::Turns;
 
 /// gRPC's ping of an idle client, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_hours(2);
@@ -51,7 +53,6 @@ pub(crate) struct Listener {
 impl Listener {
     /// Serves until `stop` changes, then lets open calls finish. An accept or a connection that fails ends nothing else.
     pub(crate) async fn serve(self, mut stop: watch::Receiver<()>, logger: Logger) {
-        let builder = self.builder();
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         loop {
@@ -62,7 +63,7 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let served = self.connection(&builder, &graceful, stop.clone(), (stream, peer), &logger);
+                    let served = self.connection(&graceful, stop.clone(), (stream, peer), &logger);
                     connections.spawn(served);
                 }
                 Err(error) => {
@@ -79,8 +80,8 @@ impl Listener {
         connections.shutdown().await;
     }
 
-    fn builder(&self) -> Builder<TokioExecutor> {
-        let mut builder = Builder::new(TokioExecutor::new());
+    fn builder(&self, turns: Turns) -> Builder<Turns> {
+        let mut builder = Builder::new(turns);
         builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
         builder
             .http2()
@@ -102,7 +103,6 @@ impl Listener {
 
     fn connection(
         &self,
-        builder: &Builder<TokioExecutor>,
         graceful: &GracefulShutdown,
         mut stop: watch::Receiver<()>,
         (stream, peer): (TcpStream, SocketAddr),
@@ -113,7 +113,8 @@ impl Listener {
             debug!(logger, "cannot set TCP_NODELAY"; "peer" => %peer, "error" => %error);
         }
         let service = TowerToHyperService::new(self.routes.clone());
-        let (builder, watcher, logger) = (builder.clone(), graceful.watcher(), logger.clone());
+        let turns = Turns::default();
+        let (builder, watcher, logger) = (self.builder(turns.clone()), graceful.watcher(), logger.clone());
         let acceptor = self.acceptor.clone();
         async move {
             // Until it says what it speaks, hyper has no timer for a connection.
@@ -132,11 +133,16 @@ impl Listener {
                 }
                 return;
             }
+            let (reader, writer) = stream.into_split();
+            let stream = Gathering::new(reader, writer);
+            let outgoing = stream.outgoing();
             let connection = builder.serve_connection(TokioIo::new(Mended::new(stream)), service).into_owned();
-            let connection = watcher.watch(connection);
-            if let Err(error) = connection.await {
-                debug!(logger, "connection ended"; "peer" => %peer, "error" => %error);
-            }
+            let error = match served(watcher.watch(connection), outgoing, turns).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(error) => error.into(),
+            };
+            debug!(logger, "connection ended"; "peer" => %peer, "error" => %error);
         }
     }
 }

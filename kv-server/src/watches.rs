@@ -4,9 +4,11 @@
 //! and wakes the streams that have something to take. Each stream does its own work in the task of its call.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use kv_store::{Next, View, ViewReader, WatchCounts, WatchHub, WatchMessage, WatchRequest, WatchStream};
 use tokio::sync::{Notify, watch};
 
@@ -28,16 +30,28 @@ pub(crate) struct Watches {
 #[derive(Debug)]
 struct Shared {
     hub: WatchHub,
-    wakers: HashMap<u64, Arc<Notify>>,
+    bells: HashMap<u64, Arc<Bell>>,
 }
 
-impl Shared {
-    fn wake(&self, woken: &[u64]) {
-        for stream in woken {
-            if let Some(waker) = self.wakers.get(stream) {
-                waker.notify_one();
-            }
+/// Wakes a stream. Rung while nobody waits, it is heard by whoever does next.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.rung.store(true, Ordering::SeqCst);
+        self.task.wake();
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.rung.load(Ordering::SeqCst) {
+            self.task.register(context.waker());
         }
+        // Once more: it may have rung before the task was registered.
+        if self.rung.swap(false, Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -47,7 +61,7 @@ impl Watches {
         let hub = WatchHub::new(view);
         Self {
             position: AtomicI64::new(hub.position()),
-            shared: Mutex::new(Shared { hub, wakers: HashMap::new() }),
+            shared: Mutex::new(Shared { hub, bells: HashMap::new() }),
             published: Notify::new(),
             streams: AtomicUsize::new(0),
         }
@@ -78,20 +92,30 @@ impl Watches {
     fn feed_some(&self, views: &ViewReader) -> bool {
         let view = views.load_full();
         let mut woken = Vec::new();
-        let mut shared = self.lock();
-        let more = shared.hub.advance(&view, FEED_CHANGES, &mut woken);
-        self.position.store(shared.hub.position(), Ordering::SeqCst);
-        shared.wake(&woken);
+        let (more, bells) = {
+            let mut shared = self.lock();
+            let more = shared.hub.advance(&view, FEED_CHANGES, &mut woken);
+            self.position.store(shared.hub.position(), Ordering::SeqCst);
+            let bells: Vec<_> = woken.iter().filter_map(|stream| shared.bells.get(stream).cloned()).collect();
+            (more, bells)
+        };
+        // Without the lock, which is the first that those who are woken want.
+        bells.iter().for_each(|bell| bell.ring());
         more
+    }
+
+    /// Wakes every stream, so that it sees that the server stops.
+    fn wake_all(&self) {
+        self.lock().bells.values().for_each(|bell| bell.ring());
     }
 }
 
-/// Hands out what is published, until the server stops.
+/// Hands out what is published, until the server stops; then every stream is woken once more.
 pub(crate) async fn feed(watches: Arc<Watches>, views: ViewReader, mut stop: watch::Receiver<()>) {
     loop {
         tokio::select! {
             () = watches.published.notified() => {}
-            _ = stop.changed() => return,
+            _ = stop.changed() => return watches.wake_all(),
         }
         while watches.feed_some(&views) {
             tokio::task::yield_now().await;
@@ -105,22 +129,22 @@ pub(crate) struct WatchCall {
     watches: Arc<Watches>,
     views: ViewReader,
     stream: WatchStream,
-    woken: Arc<Notify>,
+    bell: Arc<Bell>,
 }
 
 impl WatchCall {
     pub(crate) fn open(watches: Arc<Watches>, views: ViewReader) -> Self {
         // Before the view is loaded: what is published from here on is handed out.
         watches.streams.fetch_add(1, Ordering::SeqCst);
-        let woken = Arc::new(Notify::new());
+        let bell = Arc::new(Bell::default());
         let stream = {
             let mut shared = watches.lock();
             let stream = WatchStream::attach(&mut shared.hub, &views.load());
             watches.position.store(shared.hub.position(), Ordering::SeqCst);
-            shared.wakers.insert(stream.id(), Arc::clone(&woken));
+            shared.bells.insert(stream.id(), Arc::clone(&bell));
             stream
         };
-        Self { watches, views, stream, woken }
+        Self { watches, views, stream, bell }
     }
 
     /// Makes a watcher, or not: the stream says which.
@@ -156,9 +180,9 @@ impl WatchCall {
         next
     }
 
-    /// Waits until there may be something to say after [`Next::Idle`].
-    pub(crate) async fn woken(&self) {
-        self.woken.notified().await;
+    /// Ready when there may be something to say after [`Next::Idle`], or the server stops.
+    pub(crate) fn poll_woken(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.bell.poll(context)
     }
 
     /// The next message, waited for.
@@ -167,7 +191,7 @@ impl WatchCall {
             match self.poll() {
                 Next::Message(message) => return message,
                 Next::Busy => tokio::task::yield_now().await,
-                Next::Idle => self.woken().await,
+                Next::Idle => std::future::poll_fn(|context| self.poll_woken(context)).await,
             }
         }
     }
@@ -177,7 +201,7 @@ impl Drop for WatchCall {
     fn drop(&mut self) {
         // A lock for each step: others are served in between.
         while self.stream.detach(&mut self.watches.lock().hub, DETACH_WATCHERS) {}
-        self.watches.lock().wakers.remove(&self.stream.id());
+        self.watches.lock().bells.remove(&self.stream.id());
         self.watches.streams.fetch_sub(1, Ordering::SeqCst);
     }
 }

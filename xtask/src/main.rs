@@ -46,7 +46,11 @@ enum Task {
     /// [--failover K]` with three members each; `bench lab [--quick] ...` its parts beside other designs.
     Bench(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
-    Clients,
+    Clients {
+        /// Has etcdctl check the server's speed as well, which takes a minute.
+        #[arg(long)]
+        perf: bool,
+    },
 }
 
 /// The measuring tools of kv-bench.
@@ -75,7 +79,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Ci => ci::run(&workspace),
         Task::Tidy => tidy::run(&workspace),
-        Task::Clients => clients::run(&workspace).map(drop),
+        Task::Clients { perf } => clients::run(&workspace, perf).map(drop),
         Task::Sim(passed) => step(&mut simulator(&workspace, &passed.arguments)),
         Task::Campaign(options) => campaign::run(&workspace, &options),
         Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),

@@ -1,7 +1,9 @@
 //! A stream of watches: requests in, answers out, over whatever carries both.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_util::stream;
 use kv_store::{Next, WatchRequest};
@@ -113,16 +115,30 @@ impl<S: Stream<Item = Result<pb::WatchRequest, E>> + Unpin, E> Watching<S> {
         }
     }
 
-    /// Waits until there is something to do.
+    /// Waits until there is something to do, and does it. No future is made for any of it: with many streams they add up.
     async fn wait(&mut self) -> Result<(), ApiError> {
-        tokio::select! {
-            () = self.call.woken() => Ok(()),
-            request = next_request(&mut self.requests) => self.take(request).await,
-            _ = self.interval.tick() => {
-                self.call.tick();
-                Ok(())
+        let request = std::future::poll_fn(|context| {
+            if self.stop.has_changed().unwrap_or(true) {
+                return Poll::Ready(Err(ApiError::Stopped));
             }
-            _ = self.stop.changed() => Err(ApiError::Stopped),
+            // Rung when the server stops as well.
+            if self.call.poll_woken(context).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
+            if let Some(requests) = &mut self.requests
+                && let Poll::Ready(request) = Pin::new(requests).poll_next(context)
+            {
+                return Poll::Ready(Ok(Some(request)));
+            }
+            if self.interval.poll_tick(context).is_ready() {
+                self.call.tick();
+                return Poll::Ready(Ok(None));
+            }
+            Poll::Pending
+        });
+        match request.await? {
+            Some(request) => self.take(request).await,
+            None => Ok(()),
         }
     }
 

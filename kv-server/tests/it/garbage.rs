@@ -19,13 +19,13 @@ const BODIES_PER_METHOD: usize = 200;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A new seed, or the one in `KV_SEED`. What it prints is shown when the test fails.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = std::env::var("KV_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("KV_SEED={seed}");
     seed
 }
 
-fn bytes(rng: &mut Rng, max: usize) -> Vec<u8> {
+pub(crate) fn bytes(rng: &mut Rng, max: usize) -> Vec<u8> {
     let mut bytes = vec![0; rng.usize(0..=max)];
     rng.fill(&mut bytes);
     bytes
@@ -58,7 +58,7 @@ fn send_blob(address: SocketAddr, blob: &[u8]) {
     }
 }
 
-fn no_panic(process: Process) {
+pub(crate) fn no_panic(process: Process) {
     let (status, lines) = process.terminate();
     let panicked: Vec<_> = lines.iter().filter(|line| line.contains("panicked")).collect();
     assert!(panicked.is_empty(), "{panicked:#?}");

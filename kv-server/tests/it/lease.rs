@@ -144,6 +144,25 @@ async fn a_lease_that_is_being_granted_is_there_or_not() {
     served.stop().await;
 }
 
+/// etcd 20616: a keep-alive that came after a revocation was answered with a time to live.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_was_revoked_is_kept_alive_no_more() {
+    let served = Served::start(&[]).await;
+    let clients = Clients::connect(served.address).await;
+    for id in 1..=200 {
+        let mut leases = LeaseClient::new(clients.channel.clone());
+        grant(&mut leases, id, 100).await;
+        let mut meanwhile = leases.clone();
+        let meanwhile = tokio::spawn(async move { keep_alive(&mut meanwhile, &[id, id, id]).await });
+        leases.lease_revoke(LeaseRevokeRequest { id }).await.unwrap();
+        assert_eq!(keep_alive(&mut leases, &[id]).await, [0]);
+        let meanwhile = meanwhile.await.unwrap();
+        assert!(meanwhile.is_sorted_by(|earlier, later| earlier >= later), "it came back: {meanwhile:?}");
+    }
+    drop(clients);
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_leases_that_are_due_at_once_all_end() {
     const LEASES: u64 = 10_000;

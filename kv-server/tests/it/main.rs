@@ -4,7 +4,7 @@
 //! * [`kv`], [`watch`], [`lease`], [`maintenance`], [`members`], [`api`], [`http`]: what is answered; [`differential`]: that it is what etcd answers.
 //! * [`durability`], [`disk_error`]: what is still there after the worst.
 //! * [`places`]: where it refuses to start, and what it says then.
-//! * [`garbage`], [`cancel`]: clients that misbehave.
+//! * [`garbage`], [`streams`], [`cancel`]: clients that misbehave.
 //! * [`cluster`]: three members, and what becomes of them when one dies; [`peer`]: members, and others, that misbehave.
 
 #![allow(clippy::unwrap_used)]
@@ -26,4 +26,5 @@ mod members;
 mod peer;
 mod places;
 mod range;
+mod streams;
 mod watch;

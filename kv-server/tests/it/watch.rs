@@ -18,24 +18,24 @@ use tonic::transport::Channel;
 use crate::harness::{Clients, DEADLINE, Served, http_get, metric, poll};
 
 /// A stream of watches, from its client's side.
-struct Watch {
+pub(crate) struct Watch {
     requests: mpsc::Sender<WatchRequest>,
     answers: Streaming<WatchResponse>,
 }
 
 impl Watch {
-    async fn open(channel: &Channel) -> Self {
+    pub(crate) async fn open(channel: &Channel) -> Self {
         let (requests, receiver) = mpsc::channel(16);
         let answers =
             WatchClient::new(channel.clone()).watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         Self { requests, answers }
     }
 
-    async fn ask(&self, union: RequestUnion) {
+    pub(crate) async fn ask(&self, union: RequestUnion) {
         self.requests.send(WatchRequest { request_union: Some(union) }).await.unwrap();
     }
 
-    async fn create(&self, create: WatchCreateRequest) {
+    pub(crate) async fn create(&self, create: WatchCreateRequest) {
         self.ask(RequestUnion::CreateRequest(create)).await;
     }
 
@@ -47,7 +47,7 @@ impl Watch {
         self.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
     }
 
-    async fn next(&mut self) -> WatchResponse {
+    pub(crate) async fn next(&mut self) -> WatchResponse {
         let answer = tokio::time::timeout(DEADLINE, self.answers.message()).await.expect("an answer in time");
         answer.unwrap().expect("the stream goes on")
     }
@@ -81,7 +81,7 @@ fn line(answer: &WatchResponse) -> String {
     line
 }
 
-fn nothing_is_watched(address: SocketAddr) {
+pub(crate) fn nothing_is_watched(address: SocketAddr) {
     for gauge in ["watch_stream_total", "watcher_total", "slow_watcher_total", "pending_events_total"] {
         let name = format!("etcd_debugging_mvcc_{gauge}");
         poll(&name, || (metric(address, &name) == 0).then_some(()));

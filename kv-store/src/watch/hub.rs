@@ -136,12 +136,17 @@ impl WatchHub {
         // A stream may have several ranges around one key.
         hits.sort_unstable();
         hits.dedup();
-        // A stream that has missed something reads on in the history.
-        hits.retain(|stream| self.streams[stream].missed.is_none());
+        let mut wants_prev = false;
+        hits.retain(|stream| {
+            let inbox = &self.streams[stream];
+            // One that has missed something reads on in the history.
+            let is_kept = inbox.missed.is_none();
+            wants_prev |= is_kept && inbox.wants_prev;
+            is_kept
+        });
         if hits.is_empty() {
             return;
         }
-        let wants_prev = hits.iter().any(|stream| self.streams[stream].wants_prev);
         let prev = if wants_prev { view.previous(block).cloned() } else { None };
         let event = Arc::new(Event::new(block.clone(), prev));
         for stream in hits.iter() {

@@ -703,3 +703,19 @@ fn ids_are_given_and_chosen() {
     let duplicate = "mvcc: duplicate watch ID provided on the WatchStream";
     assert_eq!(said, ["created 1", "created 0", "created 2", duplicate, "created -5", "canceled 0", "created 3"]);
 }
+
+/// Jepsen, etcd 3.4.3: a watch from revision 0 begins with what comes next, and not with the first revision.
+#[test]
+fn a_watch_without_a_revision_begins_now() {
+    let mut store = genesis();
+    apply(&mut store, &[put(b"k", b"past")]);
+    let mut hub = WatchHub::new(store.view());
+    let mut stream = WatchStream::attach(&mut hub, store.view());
+    stream.create(&mut hub, store.view(), &watched(0));
+    assert!(matches!(&all(&mut stream, &mut hub, &store)[..], [WatchMessage::Created { revision: 2, .. }]));
+    apply(&mut store, &[put(b"k", b"next")]);
+    hub.advance(store.view(), usize::MAX, &mut Vec::new());
+    let said = all(&mut stream, &mut hub, &store);
+    let [WatchMessage::Events { events, .. }] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(events.iter().map(|event| event.block().mod_revision()).collect::<Vec<_>>(), [3]);
+}
