@@ -71,8 +71,8 @@ bugs! {
     NoFingerprints = "no-fingerprints",
     /// In a segment that is used again, every sector counts as one that was not written since.
     AllSectorsOld = "all-sectors-old",
-    /// Old content stays behind the last batch, in a sector that was written.
-    NoSectorFill = "no-sector-fill",
+    /// Old content stays behind the last batch, in a page that was written.
+    NoPageFill = "no-page-fill",
     /// Two runs of a member have the same epoch.
     EpochNotRaised = "epoch-not-raised",
     /// A read round uses the context of an earlier one.

@@ -7,8 +7,13 @@
 //!
 //! # What is never overwritten
 //! Bytes of a batch, synced or not, while the segment is in use. A statement of [`LogStore::mark_durable`] is a batch like any
-//! other, without records. A write goes on to the end of its last sector with the segment's tag: a sector holds batches and tag, or
-//! it was not written since the segment was prepared.
+//! other, without records.
+//!
+//! # What stands behind the last batch
+//! The first write into a page goes on to its end with the segment's tag: a page holds batches and tag, or it was not written
+//! since the segment was prepared. A statement waits for no sync, so that its page may be on the way to the disk while the next batch
+//! is copied into it. What the disk gets then is torn anywhere, in the midst of a sector too, but of batches and tag alone. No
+//! other page is written to before it was synced.
 //!
 //! # What becomes of a released segment
 //! It is retired ([`retirement`]), and used again for a later one without being filled: preparing it takes fingerprints of what it
@@ -23,8 +28,8 @@ use std::sync::Arc;
 
 use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::frame::{
-    self, BATCH_HEADER_BYTES, BatchHeader, LogState, SECTOR_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_VERSION,
-    SegmentHeader, TAG_BYTES, Tag,
+    self, BATCH_HEADER_BYTES, BatchHeader, LogState, PAGE_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader,
+    TAG_BYTES, Tag,
 };
 use kv_codec::record::{self, HardState, LogEntry, Record, Records, SnapshotMark};
 
@@ -40,8 +45,8 @@ pub use retirement::{Retired, Retirement};
 
 /// A buffer that one large batch has grown beyond this is given back.
 const BUFFER_BYTES_KEPT: usize = 8 << 20;
-/// Segment lengths are multiples of this: a page, so that files take what they say.
-const SEGMENT_STEP_BYTES: u64 = 4096;
+/// Segment lengths are multiples of this, so that files take what they say.
+const SEGMENT_STEP_BYTES: u64 = PAGE_BYTES as u64;
 
 /// Whose log it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -431,7 +436,7 @@ impl<D: Disk> LogStore for FileLog<D> {
     }
 }
 
-/// Writes a sealed batch, and the tag from its end to the end of its last sector. How much that is.
+/// Writes a sealed batch and, where it comes into a page first, the tag from its end to the end of that page. How much that is.
 fn write_batch<F: DiskFile>(
     file: &mut F,
     segment: &SegmentInfo,
@@ -440,8 +445,11 @@ fn write_batch<F: DiskFile>(
 ) -> Result<u64, LogError> {
     let (len, SegmentInfo { path, header }) = (batch.len(), segment);
     let end = at + len as u64;
-    let sector_end = if is_planted(Bug::NoSectorFill) { end } else { end.next_multiple_of(SECTOR_BYTES as u64) };
-    let left = usize::try_from(sector_end - end).expect("less than a sector");
+    // The page that it begins in was filled before: by another batch, or when the segment was prepared.
+    let filled = at.next_multiple_of(PAGE_BYTES as u64);
+    let comes_first = end > filled && !is_planted(Bug::NoPageFill);
+    let fill_end = if comes_first { end.next_multiple_of(PAGE_BYTES as u64) } else { end };
+    let left = usize::try_from(fill_end - end).expect("less than a page");
     (0..left / TAG_BYTES).for_each(|_| batch.extend_from_slice(&header.tag));
     let written = file.write_all_at(batch, at).map_err(LogError::io("write", path));
     batch.truncate(len);

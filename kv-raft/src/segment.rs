@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::fingerprints::Fingerprints;
 use kv_codec::record::frame::{
-    self, BATCH_ALIGN, BATCH_HEADER_BYTES, BatchHeader, SECTOR_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, TAG_BYTES,
+    self, BATCH_ALIGN, BATCH_HEADER_BYTES, BatchHeader, SECTOR_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, WORD_BYTES,
 };
 
 use crate::disk::DiskFile;
@@ -81,10 +81,12 @@ pub(crate) enum End {
     Broken(&'static str),
 }
 
-/// Which of a sector's units, [`TAG_BYTES`] each, were never written, as bits from the first unit on.
-type BlankUnits = u32;
-const _: () = assert!(SECTOR_BYTES / TAG_BYTES == BlankUnits::BITS as usize, "a bit for each unit");
-const ALL_BLANK: BlankUnits = BlankUnits::MAX;
+/// Which of a sector's words, [`WORD_BYTES`] each, were never written, as bits from the first word on.
+type BlankWords = u64;
+const _: () = assert!(SECTOR_BYTES / WORD_BYTES == BlankWords::BITS as usize, "a bit for each word");
+const ALL_BLANK: BlankWords = BlankWords::MAX;
+/// The words of one header.
+const HEADER_BLANK: BlankWords = (1 << (BATCH_HEADER_BYTES / WORD_BYTES)) - 1;
 
 /// Reads a segment's batches in order and checks each.
 #[derive(Debug)]
@@ -149,9 +151,9 @@ impl<'f, F: DiskFile> FrameReader<'f, F> {
             Err(_) => End::Broken("a batch header that fails its checksum"),
         };
         let (sector, within) = (self.offset / SECTOR_BYTES as u64, self.offset % SECTOR_BYTES as u64);
-        Ok(Err(match (self.blank_units(sector)? >> (within / TAG_BYTES as u64)) & 0b11 {
-            0b11 => End::Blank,
-            0b00 => written,
+        Ok(Err(match (self.blank_words(sector)? >> (within / WORD_BYTES as u64)) & HEADER_BLANK {
+            HEADER_BLANK => End::Blank,
+            0 => written,
             _ => End::Torn("part of the last batch's header was never written"),
         }))
     }
@@ -163,14 +165,15 @@ impl<'f, F: DiskFile> FrameReader<'f, F> {
         let ordinal_max = self.ordinal + (self.window.bytes - self.offset) / BATCH_ALIGN;
         let sector_bytes = SECTOR_BYTES as u64;
         for sector in self.offset / sector_bytes..self.window.bytes / sector_bytes {
-            let blank = self.blank_units(sector)?;
+            let blank = self.blank_words(sector)?;
             if blank == ALL_BLANK {
                 continue;
             }
             let content = self.window.read(sector * sector_bytes, sector_bytes)?;
             for (place, at) in content.as_chunks::<BATCH_HEADER_BYTES>().0.iter().zip(0..) {
                 let offset = sector * sector_bytes + at * BATCH_ALIGN;
-                if offset < self.offset || (blank >> (2 * at)) & 0b11 == 0b11 {
+                let blank = (blank >> (at * BATCH_ALIGN / WORD_BYTES as u64)) & HEADER_BLANK;
+                if offset < self.offset || blank == HEADER_BLANK {
                     continue;
                 }
                 rest.used_until = offset + BATCH_ALIGN;
@@ -184,31 +187,32 @@ impl<'f, F: DiskFile> FrameReader<'f, F> {
         Ok(rest)
     }
 
-    /// Whether any unit from `from` to `to` was never written.
+    /// Whether any word from `from` to `to` was never written.
     fn any_blank(&mut self, from: u64, to: u64) -> Result<bool, LogError> {
-        let (sector_bytes, unit_bytes) = (SECTOR_BYTES as u64, TAG_BYTES as u64);
+        let (sector_bytes, word_bytes) = (SECTOR_BYTES as u64, WORD_BYTES as u64);
         for sector in from / sector_bytes..to.div_ceil(sector_bytes) {
             let start = sector * sector_bytes;
-            let first = from.saturating_sub(start) / unit_bytes;
-            let after = to.saturating_sub(start).min(sector_bytes) / unit_bytes;
-            let asked = (first..after).fold(0, |asked, unit| asked | (1 << unit));
-            if self.blank_units(sector)? & asked != 0 {
+            let first = from.saturating_sub(start) / word_bytes;
+            let after = to.saturating_sub(start).min(sector_bytes) / word_bytes;
+            let asked = (first..after).fold(0, |asked, word| asked | (1 << word));
+            if self.blank_words(sector)? & asked != 0 {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// The one judge of what was never written: units that hold the tag, and sectors that are as they were before the segment was
+    /// The one judge of what was never written: words that hold the tag, and sectors that are as they were before the segment was
     /// used again.
-    fn blank_units(&mut self, sector: u64) -> Result<BlankUnits, LogError> {
+    fn blank_words(&mut self, sector: u64) -> Result<BlankWords, LogError> {
         self.read_fingerprints()?;
         let content = self.window.read(sector * SECTOR_BYTES as u64, SECTOR_BYTES as u64)?;
         if self.fingerprints.as_ref().is_some_and(|old| old.is_old(sector, content) || is_planted(Bug::AllSectorsOld)) {
             return Ok(ALL_BLANK);
         }
-        let units = content.as_chunks::<TAG_BYTES>().0.iter().zip(0..);
-        Ok(units.filter(|(unit, _)| **unit == self.header.tag).fold(0, |blank, (_, at)| blank | (1 << at)))
+        let tag = self.header.tag.as_chunks::<WORD_BYTES>().0.iter().cycle();
+        let words = content.as_chunks::<WORD_BYTES>().0.iter().zip(tag).zip(0..);
+        Ok(words.filter(|((word, tag), _)| word == tag).fold(0, |blank, (_, at)| blank | (1 << at)))
     }
 
     fn read_fingerprints(&mut self) -> Result<(), LogError> {

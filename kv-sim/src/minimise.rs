@@ -16,8 +16,18 @@ const TRIES_MAX: usize = 150;
 /// Faults strike less often than this.
 const FAULT_EVERY_MS: u64 = 100;
 /// Knobs that are turned off when they are not needed.
-const CALMED: [&str; 9] =
-    ["late", "loss", "duplicate", "skew", "disk_error", "recovery_crash", "by_pages", "crash_all", "learner"];
+const CALMED: [&str; 10] = [
+    "late",
+    "loss",
+    "duplicate",
+    "skew",
+    "disk_error",
+    "recovery_crash",
+    "by_pages",
+    "by_words",
+    "crash_all",
+    "learner",
+];
 
 struct Search<'a> {
     seed: u64,

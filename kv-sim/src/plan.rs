@@ -97,6 +97,8 @@ knobs! {
     segment_bytes_max,
     /// The first segment's bytes.
     segment_bytes,
+    /// A power loss comes while pages are written out and written to: unsynced sectors are torn at words.
+    by_words,
 }
 
 impl Plan {
@@ -138,6 +140,7 @@ impl Plan {
             tail_entries: rng.u64(2..=100),
             segment_bytes_max: segment_bytes << rng.u32(0..4),
             segment_bytes,
+            by_words: some(rng, 1_000),
         }
     }
 
@@ -177,7 +180,7 @@ mod tests {
         for (value, name) in (1..).zip(Plan::KNOBS) {
             *plan.knob(name).expect("it is one of them") = value;
         }
-        assert_eq!((plan.members, plan.segment_bytes), (1, Plan::KNOBS.len() as u64));
+        assert_eq!((plan.members, plan.by_words), (1, Plan::KNOBS.len() as u64));
         assert!(plan.knob("none").is_none());
     }
 }

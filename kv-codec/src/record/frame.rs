@@ -2,7 +2,7 @@
 //!
 //! Bytes never written can be told from any others: a new segment is filled with repetitions of its tag before it is used, and one
 //! that is used again has the [`Fingerprints`] of its sectors behind its header. Batches start at multiples of [`BATCH_ALIGN`], so
-//! that a header lies within one sector and every part of a batch within a sector is a whole number of [`TAG_BYTES`]. Their
+//! that a header lies within one sector and every part of a batch within a sector is a whole number of [`WORD_BYTES`]. Their
 //! payloads are [`mask`]ed: no two lives of a segment hold the same bytes for the same payload.
 
 use crate::DecodeError;
@@ -16,6 +16,11 @@ pub const SEGMENT_VERSION: u8 = 2;
 pub const SEGMENT_VERSION_PLAIN: u8 = 1;
 /// What a disk writes as a whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
+/// What the operating system writes out as one: the next append may be copied into it meanwhile. Where pages are longer, so is what
+/// that can tear.
+pub const PAGE_BYTES: usize = 4096;
+/// What a copy between two places in memory moves as a whole.
+pub const WORD_BYTES: usize = 8;
 /// A segment's header: one sector.
 pub const SEGMENT_HEADER_BYTES: usize = SECTOR_BYTES;
 /// A batch's header.
@@ -49,7 +54,7 @@ pub struct LogState {
 pub struct SegmentHeader {
     /// The version of its format: [`SEGMENT_VERSION`] or [`SEGMENT_VERSION_PLAIN`].
     pub version: u8,
-    /// What new segments are filled with, and the rest of a batch's last sector.
+    /// What new segments are filled with, and the rest of a page that a batch is the first to come into.
     pub tag: Tag,
     /// The number in the file's name.
     pub sequence: u64,

@@ -2,8 +2,8 @@
 //!
 //! # What may be cut
 //! At most one write was under way when the machine went down, after a statement without records perhaps, and what was under way
-//! was never acknowledged. A part of it that did not arrive still holds what no batch contains: the segment's tag, or a sector of its
-//! old content, known by its fingerprint. That is blank, as [`FrameReader`] says.
+//! was never acknowledged. A part of it that did not arrive still holds what no batch contains: the segment's tag, in whole words,
+//! or a sector of its old content, known by its fingerprint. That is blank, as [`FrameReader`] says.
 //! So, where the chain of batches ends in the last segment:
 //! * blank up to the end: nothing is missing;
 //! * a batch with a blank part, or something behind a blank place: torn. It is cut, and said so;

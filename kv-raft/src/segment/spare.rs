@@ -3,7 +3,7 @@
 
 use kv_codec::planted::{Bug, is_planted};
 use kv_codec::record::fingerprints::Fingerprints;
-use kv_codec::record::frame::{SECTOR_BYTES, SEGMENT_HEADER_BYTES, TAG_BYTES, Tag};
+use kv_codec::record::frame::{PAGE_BYTES, SECTOR_BYTES, SEGMENT_HEADER_BYTES, TAG_BYTES, Tag};
 
 use super::WINDOW_BYTES;
 use crate::disk::{Disk, DiskFile};
@@ -59,7 +59,7 @@ impl SpareSpec {
         let mut file = opened.map_err(|error| LogError::io("create", &path)(error).or_full(bytes))?;
         let made = match source {
             Source::New | Source::Leftover => fill(&mut file, &path, bytes, &tag).map(|()| None),
-            Source::Retired => take_fingerprints(&mut file, &path, bytes).map(Some),
+            Source::Retired => take_fingerprints(&mut file, &path, bytes, &tag).map(Some),
         };
         match made {
             Ok(fingerprints) => Ok((Spare { path, bytes, tag, fingerprints }, file)),
@@ -74,7 +74,11 @@ impl SpareSpec {
 
     /// How many bytes making it writes.
     pub(crate) fn bytes_to_write(&self) -> u64 {
-        if self.source == Source::Retired { Fingerprints::bytes_in(self.bytes) } else { self.bytes }
+        if self.source != Source::Retired {
+            return self.bytes;
+        }
+        let header_bytes = SEGMENT_HEADER_BYTES as u64;
+        (header_bytes + Fingerprints::bytes_in(self.bytes)).next_multiple_of(PAGE_BYTES as u64) - header_bytes
     }
 }
 
@@ -107,8 +111,8 @@ fn fill<F: DiskFile>(file: &mut F, path: &str, bytes: u64, tag: &Tag) -> Result<
     Ok(())
 }
 
-/// Writes the fingerprints of what the file holds into its front; their checksum.
-fn take_fingerprints<F: DiskFile>(file: &mut F, path: &str, bytes: u64) -> Result<u32, LogError> {
+/// Writes the fingerprints of what the file holds into its front, and the tag behind them to the end of their page; their checksum.
+fn take_fingerprints<F: DiskFile>(file: &mut F, path: &str, bytes: u64, tag: &Tag) -> Result<u32, LogError> {
     let mut fingerprints = Fingerprints::of_segment(bytes);
     let mut window = vec![0; WINDOW_BYTES];
     let mut at = SEGMENT_HEADER_BYTES as u64 + Fingerprints::bytes_in(bytes);
@@ -118,7 +122,12 @@ fn take_fingerprints<F: DiskFile>(file: &mut F, path: &str, bytes: u64) -> Resul
         window[..len].chunks_exact(SECTOR_BYTES).for_each(|sector| fingerprints.push(sector));
         at += len as u64;
     }
-    let (table, checksum) = fingerprints.encode();
+    let (mut table, checksum) = fingerprints.encode();
+    if !is_planted(Bug::NoPageFill) {
+        let end = SEGMENT_HEADER_BYTES + table.len();
+        let left = end.next_multiple_of(PAGE_BYTES) - end;
+        table.extend_from_slice(&tag.repeat(left / TAG_BYTES));
+    }
     file.write_all_at(&table, SEGMENT_HEADER_BYTES as u64).map_err(LogError::io("write", path))?;
     Ok(checksum)
 }

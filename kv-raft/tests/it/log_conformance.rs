@@ -257,8 +257,9 @@ fn segments_are_used_again_and_their_number_is_bounded() {
     }
     let stats = subject.log().stats();
     assert!(stats.segments_reused >= 50, "{stats:?}");
-    // Batches of 5 KB in segments of 16 KiB: not even a quarter goes to preparing new ones.
-    assert!(stats.bytes_written < 19 * 10 * 5000 * 5 / 4, "{stats:?}");
+    // Batches of 5 KB in segments of 16 KiB: less than half as much goes to filling pages and to preparing. New segments would take
+    // more than the batches.
+    assert!(stats.bytes_written < 19 * 10 * 5000 * 3 / 2, "{stats:?}");
 }
 
 proptest! {

@@ -232,12 +232,14 @@ impl Cluster {
     /// What the disk holds once nobody holds it.
     fn take_down(&mut self, member: u64, power: bool) {
         let by_pages = self.streams.disks.u64(0..1_000) < self.plan.by_pages;
+        let by_words = self.streams.disks.u64(0..1_000) < self.plan.by_words;
         let rng = &mut self.streams.disks;
         let host = self.hosts.get_mut(&member).expect("the caller knows the member");
-        host.disk = match (power, by_pages) {
-            (false, _) => host.disk.crash(),
-            (true, false) => host.disk.power_loss(|| rng.bool()),
-            (true, true) => host.disk.power_loss_by_pages(rng),
+        host.disk = match (power, by_pages, by_words) {
+            (false, ..) => host.disk.crash(),
+            (true, true, _) => host.disk.power_loss_by_pages(rng),
+            (true, false, true) => host.disk.power_loss_by_words(rng),
+            (true, false, false) => host.disk.power_loss(|| rng.bool()),
         };
         // A failure that was armed and not reached is not the next process'.
         host.disk.fail_at(u64::MAX);

@@ -4,17 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 
+use kv_codec::record::frame::WORD_BYTES;
+
 use super::SECTOR_BYTES;
 
 /// Sectors of a page: what a file system writes back at once.
 const PAGE_SECTORS: usize = 8;
 
+/// A sector as a write left it.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    /// The number of the write.
+    write: u64,
+    bytes: Vec<u8>,
+    /// What it was before, where the page may have been on its way to the platter while it was written.
+    before: Option<Vec<u8>>,
+}
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Content {
     pub(super) cached: Vec<u8>,
     pub(super) durable: Vec<u8>,
-    /// The versions of each sector since the last sync, oldest first, each with the number of its write.
-    pub(super) queue: BTreeMap<usize, Vec<(u64, Vec<u8>)>>,
+    /// The versions of each sector since the last sync, oldest first.
+    pub(super) queue: BTreeMap<usize, Vec<Version>>,
     writes: u64,
 }
 
@@ -45,19 +57,32 @@ impl Content {
         if self.cached.len() < end {
             self.cached.resize(end, 0);
         }
+        let sectors = offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
+        let before: Vec<_> =
+            sectors.clone().map(|sector| self.on_the_way(sector).then(|| self.sector(sector))).collect();
         self.cached[offset..end].copy_from_slice(bytes);
-        for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
-            let from = sector * SECTOR_BYTES;
-            let to = self.cached.len().min(from + SECTOR_BYTES);
-            self.queue.entry(sector).or_default().push((self.writes, self.cached[from..to].to_vec()));
+        for (sector, before) in sectors.zip(before) {
+            let version = Version { write: self.writes, bytes: self.sector(sector), before };
+            self.queue.entry(sector).or_default().push(version);
         }
         self.writes += 1;
     }
 
+    fn sector(&self, sector: usize) -> Vec<u8> {
+        let from = sector * SECTOR_BYTES;
+        self.cached[from..self.cached.len().min(from + SECTOR_BYTES)].to_vec()
+    }
+
+    /// Whether a sector's page has something that was not synced: the kernel may be writing it out at any time.
+    fn on_the_way(&self, sector: usize) -> bool {
+        let first = sector / PAGE_SECTORS * PAGE_SECTORS;
+        self.queue.range(first..first + PAGE_SECTORS).next().is_some()
+    }
+
     pub(super) fn sync(&mut self) {
         for (sector, versions) in std::mem::take(&mut self.queue) {
-            let (_, last) = versions.last().expect("a queued sector has a version");
-            self.put(sector, last);
+            let last = versions.last().expect("a queued sector has a version");
+            self.put(sector, &last.bytes);
         }
     }
 
@@ -71,9 +96,24 @@ impl Content {
 
     pub(super) fn power_loss(&mut self, keep: &mut impl FnMut() -> bool) {
         for (sector, versions) in std::mem::take(&mut self.queue) {
-            if let Some((_, kept)) = versions.iter().filter(|_| keep()).last() {
-                self.put(sector, kept);
+            if let Some(kept) = versions.iter().filter(|_| keep()).last() {
+                self.put(sector, &kept.bytes);
             }
+        }
+        self.cached.clone_from(&self.durable);
+    }
+
+    /// As [`Content::power_loss`], where pages were on their way to the platter while something was copied into them.
+    pub(super) fn power_loss_by_words(&mut self, rng: &mut Rng) {
+        for (sector, versions) in std::mem::take(&mut self.queue) {
+            let Some(mut kept) = versions.into_iter().filter(|_| rng.bool()).last() else { continue };
+            if let Some(before) = kept.before.filter(|_| rng.bool()) {
+                // The copy had come so far; or the platter had, before the copy overtook it.
+                let at = before.len().min(rng.usize(0..=SECTOR_BYTES / WORD_BYTES) * WORD_BYTES);
+                let of_before = if rng.bool() { 0..at } else { at..before.len() };
+                kept.bytes[of_before.clone()].copy_from_slice(&before[of_before]);
+            }
+            self.put(sector, &kept.bytes);
         }
         self.cached.clone_from(&self.durable);
     }
@@ -83,7 +123,7 @@ impl Content {
         let queue = std::mem::take(&mut self.queue);
         let mut writes: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
         for (sector, versions) in &queue {
-            writes.entry(sector / PAGE_SECTORS).or_default().extend(versions.iter().map(|(write, _)| *write));
+            writes.entry(sector / PAGE_SECTORS).or_default().extend(versions.iter().map(|version| version.write));
         }
         // How many of a page's writes arrived.
         let arrived: BTreeMap<usize, Option<u64>> = writes
@@ -94,8 +134,8 @@ impl Content {
             .collect();
         for (sector, versions) in queue {
             let last = arrived[&(sector / PAGE_SECTORS)];
-            if let Some((_, kept)) = versions.iter().rev().find(|(write, _)| Some(*write) <= last) {
-                self.put(sector, kept);
+            if let Some(kept) = versions.iter().rev().find(|version| Some(version.write) <= last) {
+                self.put(sector, &kept.bytes);
             }
         }
         self.cached.clone_from(&self.durable);

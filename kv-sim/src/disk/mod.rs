@@ -7,7 +7,7 @@
 //! * [`SimDisk::crash`]: the process dies, the machine does not. The cached side stays, unsynced or not.
 //! * [`SimDisk::power_loss`]: the cached side becomes the durable one plus any part of the queues: for each sector any of the
 //!   versions it went through, for each change of a name whether it arrived. Bytes that a file's length covers and that never
-//!   arrived are zero.
+//!   arrived are zero. [`SimDisk::power_loss_by_pages`] and [`SimDisk::power_loss_by_words`] are coarser and finer than sectors.
 //! * A failed sync drops the file's queue: cached and durable now differ, and no later sync repairs that. Real page caches do so.
 //!
 //! # Determinism
@@ -136,6 +136,18 @@ impl SimDisk {
         {
             let mut state = self.lock();
             state.files.iter_mut().for_each(|file| file.power_loss_by_pages(rng));
+            state.after_power_loss(&mut || rng.bool());
+        }
+        self.crash()
+    }
+
+    /// As [`SimDisk::power_loss`], at the worst moment: where a page was written to that held something unsynced, it was being
+    /// written out meanwhile, and the platter has some words of a sector from before and the others from after.
+    #[must_use]
+    pub fn power_loss_by_words(&self, rng: &mut Rng) -> Self {
+        {
+            let mut state = self.lock();
+            state.files.iter_mut().for_each(|file| file.power_loss_by_words(rng));
             state.after_power_loss(&mut || rng.bool());
         }
         self.crash()

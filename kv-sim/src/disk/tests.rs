@@ -100,3 +100,27 @@ fn a_page_arrives_whole_as_some_write_left_it() {
     }
     assert!(seen.len() > 8, "{seen:?}");
 }
+
+/// A sector is torn where its page held something unsynced when it was written, in words, and nowhere else.
+#[test]
+fn a_page_on_its_way_is_torn_at_words() {
+    let (mut torn, mut whole) = (0, 0);
+    for seed in 0..256 {
+        let disk = SimDisk::new(1);
+        let mut file = disk.create("a").unwrap();
+        disk.sync_dir("").unwrap();
+        file.write_all_at(&[0; 2 * 4096], 0).unwrap();
+        file.sync().unwrap();
+        file.write_all_at(&[1; 8], 0).unwrap();
+        file.write_all_at(&[2; 2 * 4096 - 8], 8).unwrap();
+        let content = disk.power_loss_by_words(&mut Rng::with_seed(seed)).content("a").unwrap();
+        for (number, sector) in content.chunks(SECTOR_BYTES).enumerate() {
+            let runs = sector[8 * usize::from(number == 0)..].chunk_by(|a, b| a == b);
+            let runs: Vec<_> = runs.map(<[u8]>::len).collect();
+            assert!(runs.iter().all(|run| run.is_multiple_of(8)) && runs.len() <= if number < 8 { 2 } else { 1 });
+            torn += usize::from(runs.len() == 2);
+            whole += usize::from(runs.len() == 1);
+        }
+    }
+    assert!(torn > 256 && whole > 256, "{torn} torn, {whole} whole");
+}

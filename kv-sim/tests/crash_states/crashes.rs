@@ -62,6 +62,8 @@ fn check_crashes_of_start(image: &SimDisk, allowed: &[Acked], rng: &mut Rng, wha
 /// `KV_EVERY_STATE`.
 const DISKS_MAX: [usize; 2] = [16, 4_096];
 const SAMPLES: [u64; 2] = [12, 256];
+/// Disks of one moment that are torn at words.
+const TORN_AT_WORDS: [u64; 2] = [4, 64];
 
 /// What was tried.
 #[derive(Debug, Default)]
@@ -133,6 +135,11 @@ fn crash_everywhere(name: &str, steps: &[Step], seed: u64, deep_every: u64) -> T
                 tried.crashes_of_a_start += 1;
             }
             check(&torn, allowed, &mut rng, &what);
+            tried.disks += 1;
+        }
+        for image in 0..if questions > 0 { TORN_AT_WORDS[every] } else { 0 } {
+            let torn = disk.fork().power_loss_by_words(&mut rng);
+            check(&torn, allowed, &mut rng, &format!("{what}, torn at words, disk {image}"));
             tried.disks += 1;
         }
     }

@@ -1,5 +1,6 @@
 //! Segments that are used again: damage, torn writes, earlier runs.
 
+use kv_codec::record::frame::{PAGE_BYTES, WORD_BYTES};
 use kv_raft::{FileLog, LogError, LogStore, Record};
 use kv_sim::disk::{Op, SECTOR_BYTES, SimDisk};
 
@@ -57,12 +58,16 @@ impl Reused {
     /// Fingerprints stand between the header and here.
     const BATCHES_AT: usize = 1024;
 
-    /// The sectors that the log wrote.
+    /// The sectors that hold batches. Behind them there is the tag up to the end of the page.
     fn written(&self) -> std::ops::Range<usize> {
         let content = self.disk.content(&self.path).unwrap();
         let sectors = |bytes: &[u8]| bytes.chunks(SECTOR_BYTES).map(<[u8]>::to_vec).collect::<Vec<_>>();
         let (new, old) = (sectors(&content), sectors(&self.old));
-        Self::BATCHES_AT / SECTOR_BYTES..1 + (0..new.len()).rfind(|at| new[*at] != old[*at]).unwrap()
+        let tag = content[16..32].repeat(SECTOR_BYTES / 16);
+        let end = 1 + (0..new.len()).rfind(|at| new[*at] != old[*at] && new[*at] != tag).unwrap();
+        let page_end = end.next_multiple_of(PAGE_BYTES / SECTOR_BYTES);
+        assert!(new[end..page_end].iter().all(|sector| *sector == tag) && new[page_end..] == old[page_end..]);
+        Self::BATCHES_AT / SECTOR_BYTES..end
     }
 }
 
@@ -111,6 +116,30 @@ fn a_torn_write_over_old_content_is_cut_and_nothing_else() {
         let whole = arrived + 1 == 1 << parts.len();
         assert_eq!(recovered.last_index, if whole { next } else { model.last() }, "{arrived:b}");
         assert_eq!(recovered.cut.is_some(), !whole && arrived > 0, "{arrived:b}: {recovered:?}");
+    }
+}
+
+/// A statement waits for no sync: the kernel may write its page out while the next batch is copied into it. The disk has some words of
+/// the page from before, the others from after.
+#[test]
+fn a_page_that_is_written_out_during_an_append_is_cut_at_any_word() {
+    let Reused { disk, mut log, model, .. } = reused(false);
+    log.mark_durable().unwrap();
+    let before = disk.fork();
+    disk.record();
+    let next = model.last() + 1;
+    log.append(&[zeroes(next, 900)]).unwrap();
+    let Op::Write { file, offset, bytes } = disk.recorded().remove(0) else { panic!("a write comes first") };
+    assert!(offset / PAGE_BYTES == (offset + bytes.len()) / PAGE_BYTES, "it stays within the statement's page");
+    for cut in (0..=bytes.len()).step_by(WORD_BYTES) {
+        for (offset, part) in [(offset, &bytes[..cut]), (offset + cut, &bytes[cut..])] {
+            let torn = before.fork();
+            torn.apply(&Op::Write { file, offset, bytes: part.to_vec() });
+            let (_, recovered) = open(&torn.crash()).unwrap_or_else(|error| panic!("{cut}: {error}"));
+            let whole = part.len() == bytes.len();
+            assert_eq!(recovered.last_index, if whole { next } else { model.last() }, "{cut}");
+            assert_eq!(recovered.cut.is_some(), !whole && !part.is_empty(), "{cut}: {recovered:?}");
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the log does and does not do to its disk.
 
+use kv_codec::record::frame::WORD_BYTES;
 use kv_raft::{FileLog, LogError, LogIds, LogOptions, LogStore};
 use kv_sim::disk::{Op, SimDisk};
 use std::sync::Arc;
@@ -74,7 +75,7 @@ fn a_full_disk_stops_neither_the_log_nor_a_start() {
 }
 
 #[test]
-fn a_write_may_stop_at_any_sixteen_bytes() {
+fn a_write_may_stop_at_any_word() {
     let disk = SimDisk::new(SEED);
     let (mut log, _) = open(&disk).unwrap();
     log.append(&[entry(1, 1, 400)]).unwrap();
@@ -82,9 +83,9 @@ fn a_write_may_stop_at_any_sixteen_bytes() {
     disk.record();
     log.append(&[entry(2, 1, 1000)]).unwrap();
     let Op::Write { file, offset, bytes } = disk.recorded().remove(0) else { panic!("a write comes first") };
-    // The rest of its last sector is the tag again.
+    // Where it comes into a page first, the tag follows.
     let batch = &bytes[..1056];
-    for cut in (0..=batch.len()).step_by(16) {
+    for cut in (0..=batch.len()).step_by(WORD_BYTES) {
         // The first bytes, then the last ones.
         for (offset, bytes) in [(offset, &batch[..cut]), (offset + cut, &batch[cut..])] {
             let torn = before.fork();
