@@ -65,6 +65,8 @@ bugs! {
     NoBatchChecksum = "no-batch-checksum",
     /// A release drops a segment that holds the entry after the snapshot.
     ReleaseTooMuch = "release-too-much",
+    /// No segment is ever released.
+    NeverReleases = "never-releases",
     /// Segments are removed without a sync of the directory in between.
     ReleaseWithoutSync = "release-without-sync",
     /// A segment is used again with no fingerprints of what it holds.

@@ -336,6 +336,9 @@ impl<D: Disk> FileLog<D> {
     }
 
     fn try_release(&mut self, index: u64) {
+        if is_planted(Bug::NeverReleases) {
+            return;
+        }
         let last = if is_planted(Bug::ReleaseTooMuch) { index + 1 } else { index };
         let count = self.older.iter().take_while(|old| old.last_index <= last).count();
         let released: Vec<_> = self.older.drain(..count).collect();
