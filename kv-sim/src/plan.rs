@@ -101,6 +101,9 @@ knobs! {
     by_words,
 }
 
+/// One plan in so many has a log whose segments are soon used again.
+const RECYCLING_OF: u8 = 6;
+
 impl Plan {
     /// Draws a plan. Every fault is on in some runs and off in others: a fault that always strikes hides what comes after it.
     pub fn draw(rng: &mut Rng) -> Self {
@@ -110,7 +113,7 @@ impl Plan {
         // Membership changes and lost disks do not mix: together they can take a quorum away for good.
         let churns = rng.bool();
         let segment_bytes = 4_096 << rng.u32(0..5);
-        Self {
+        let plan = Self {
             members,
             learner: u64::from(rng.u8(0..4) == 0),
             chaos_ms: rng.u64(5_000..=20_000),
@@ -141,6 +144,26 @@ impl Plan {
             segment_bytes_max: segment_bytes << rng.u32(0..4),
             segment_bytes,
             by_words: some(rng, 1_000),
+        };
+        if rng.u8(0..RECYCLING_OF) == 0 { plan.recycling(rng) } else { plan }
+    }
+
+    /// The same with segments that are used again after a few writes each, and machines that stop in the midst of those: what can go
+    /// wrong there takes long to come about by chance.
+    fn recycling(self, rng: &mut Rng) -> Self {
+        let segment_bytes = 4_096 << rng.u32(0..2);
+        Self {
+            call_ms: rng.u64(4..=10),
+            write_us_max: rng.u64(100..=5_000),
+            crash_ms: rng.u64(1_000..=4_000),
+            power_loss: 800,
+            by_pages: 0,
+            by_words: 800,
+            damage_ms: if self.damage_ms > 0 { rng.u64(1_000..=3_000) } else { 0 },
+            snapshot_entries: rng.u64(5..=20),
+            segment_bytes_max: segment_bytes,
+            segment_bytes,
+            ..self
         }
     }
 

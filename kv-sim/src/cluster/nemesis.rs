@@ -3,7 +3,8 @@
 //! Each strike has a number and draws its randomness whether it is masked or not: leaving one out changes nothing else at its root.
 
 use fastrand::Rng;
-use kv_codec::record::frame::{BATCH_HEADER_BYTES, BatchHeader};
+use kv_codec::record::fingerprints::Fingerprints;
+use kv_codec::record::frame::{BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader, TAG_BYTES};
 use kv_raft::Disk;
 
 use super::{Cluster, Event, Fate};
@@ -166,6 +167,22 @@ fn says_all_is_durable(last: &[u8], tag: &[u8]) -> bool {
         .is_ok_and(|header| header.payload_bytes == 0 && header.watermark + 1 == header.ordinal)
 }
 
+/// Where the batches of a segment end: behind the last unit that is neither its tag nor in a sector of its former life.
+fn written_bytes(content: &[u8]) -> Option<usize> {
+    let header = SegmentHeader::decode(content.get(..SEGMENT_HEADER_BYTES)?.try_into().ok()?).ok()?;
+    let table = content.get(SEGMENT_HEADER_BYTES..usize::try_from(header.batches_at()).ok()?)?;
+    let old = header.fingerprints.and_then(|checksum| Fingerprints::decode(table.to_vec(), checksum).ok());
+    let is_old = |(sector, content): &(u64, &[u8])| old.as_ref().is_some_and(|old| old.is_old(*sector, content));
+    let (sector, last) = (0..)
+        .zip(content.chunks(SECTOR_BYTES))
+        .filter(|sector| !is_old(sector))
+        .filter_map(|(sector, content)| {
+            Some((usize::try_from(sector).ok()?, content.chunks(TAG_BYTES).rposition(|unit| unit != header.tag)?))
+        })
+        .last()?;
+    Some(sector * SECTOR_BYTES + (last + 1) * TAG_BYTES)
+}
+
 /// Changes something at rest that no crash can change; what it did.
 fn change_something(disk: &SimDisk, rng: &mut Rng) -> Option<String> {
     let files = |dir: &str, ending: &str| -> Vec<String> {
@@ -182,11 +199,7 @@ fn change_something(disk: &SimDisk, rng: &mut Rng) -> Option<String> {
     let content = disk.content(path)?;
     // What is written, so that most of the damage meets something.
     let tag = content.get(16..32)?.to_vec();
-    let used = if path.ends_with(".log") {
-        content.chunks(16).rposition(|unit| unit != tag)? * 16 + 16
-    } else {
-        content.len()
-    };
+    let used = if path.ends_with(".log") { written_bytes(&content)? } else { content.len() };
     let sectors = used / SECTOR_BYTES;
     let kind = rng.u8(0..5);
     // All sectors but the one that the last batch ends in.
