@@ -8,7 +8,8 @@
 //!    small put is due every ten milliseconds, whether or not the last one was answered. The worst of them tells whether anything stalls.
 //! 5. Ours once more with a snapshot after every entry: puts while it is written, and a restart from it.
 //! 6. Ours with the snapshots it takes by itself, every key put anew again and again: bytes that reach the device in the long run.
-//! 7. The store of ours alone, in this process: a reader beside a writer of the same map, and beside a writer of another.
+//! 7. The store of ours alone, in this process: a reader beside a writer of the same map, and beside a writer of another, as a
+//!    server writes and flat out.
 //!
 //! # What to read with care
 //! * The device's counter has everybody's writes, and no figure where the report's directory is on no disk of its own (in memory, say).
@@ -28,6 +29,7 @@ use crate::pulse::Pulse;
 use crate::race::{Race, in_turn};
 use crate::target::{Kind, Running, Target};
 use load::Client;
+use readers::Pace;
 
 const KEYS_MAX: u32 = 20_000_000;
 const VALUE_BYTES_MAX: usize = 64 * 1024;
@@ -157,14 +159,17 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
     }
     drop(server);
     if is_ours {
-        let ratio = tokio::task::spawn_blocking(move || readers::ratio(keys, value, seed)).await;
-        figures.add(READERS, "x", ratio.context("the readers were interrupted")??);
+        for (name, pace) in [(READERS_AS_SERVED, Pace::AS_SERVED), (READERS_FLAT_OUT, Pace::FLAT_OUT)] {
+            let ratio = tokio::task::spawn_blocking(move || readers::ratio(pace, keys, value, seed)).await;
+            figures.add(name, "x", ratio.context("the readers were interrupted")??);
+        }
     }
     Ok(figures.finish())
 }
 
 const RESTART: &str = "restart to first read";
-const READERS: &str = "a reader's speed while the map it reads is written, to another one";
+const READERS_AS_SERVED: &str = "a reader's speed while the map it reads is written as by a server, to another one";
+const READERS_FLAT_OUT: &str = "a reader's speed while the map it reads is written flat out, to another one";
 
 /// Puts every key: how long it took, and how many bytes reached the device of `directory` for each that was acknowledged.
 async fn put_all(client: &Client, directory: &Path) -> Result<(Duration, Option<f64>)> {
