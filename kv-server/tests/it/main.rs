@@ -5,7 +5,7 @@
 //! * [`durability`], [`disk_error`]: what is still there after the worst.
 //! * [`places`]: where it refuses to start, and what it says then.
 //! * [`garbage`], [`streams`], [`cancel`]: clients that misbehave.
-//! * [`cluster`]: three members, and what becomes of them when one dies; [`peer`]: members, and others, that misbehave.
+//! * [`cluster`]: three members, and what becomes of them when one dies; [`growth`]: members that come and go; [`peer`]: members, and others, that misbehave.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,6 +16,7 @@ mod differential;
 mod disk_error;
 mod durability;
 mod garbage;
+mod growth;
 mod harness;
 mod http;
 mod kv;
