@@ -158,16 +158,19 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Whether `path` has a log, and with it an identity. Touches nothing.
+    /// Whose log is in `path`; `None` without one. Touches nothing.
     ///
     /// # Errors
     /// [`DataDirError`] for a directory that is not ours.
-    pub(crate) fn is_in_use(path: &Path) -> Result<bool, DataDirError> {
+    pub(crate) fn begun_by(path: &Path) -> Result<Option<Identity>, DataDirError> {
         if !path.exists() {
-            return Ok(false);
+            return Ok(None);
         }
         check_contents(path)?;
-        Ok(read_marker(path)?.is_some_and(|marker| marker.started) || has_log(path)?)
+        let Some(marker) = read_marker(path)? else {
+            return Ok(None);
+        };
+        Ok((marker.started || has_log(path)?).then_some(marker.identity))
     }
 
     /// Makes room to put a state together that is to replace the one in use.
@@ -398,13 +401,12 @@ mod tests {
     fn an_identity_counts_once_there_is_a_log() {
         let temp = temp();
         drop(DataDir::open(temp.path(), NEW).unwrap());
-        assert!(!DataDir::is_in_use(temp.path()).unwrap());
+        assert_eq!(DataDir::begun_by(temp.path()).unwrap(), None);
         let other = Identity { cluster_id: 8, member_id: 9 };
         let mut dir = DataDir::open(temp.path(), other).unwrap();
         assert_eq!(dir.identity(), other);
         dir.note_log().unwrap();
-        assert!(DataDir::is_in_use(temp.path()).unwrap());
-        assert_eq!(read_marker(temp.path()).unwrap().unwrap().identity, other);
+        assert_eq!(DataDir::begun_by(temp.path()).unwrap(), Some(other));
     }
 
     /// A directory with a log and snapshots, and others beside them that are to take their place.

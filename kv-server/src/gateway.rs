@@ -9,8 +9,8 @@ use std::future::Future;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::middleware::map_response;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Router};
@@ -42,6 +42,9 @@ use crate::status::ApiError;
 const BODY_OVERHEAD_BYTES: usize = 64 * 1024;
 /// An answer that is longer is translated beside the runtime's threads.
 const LONG_BYTES: usize = 256 * 1024;
+
+/// What a learner answers; of ranges, those that may be old.
+const LEARNERS_CALLS: [&str; 3] = ["/kv/range", "/maintenance/status", "/maintenance/snapshot"];
 
 static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     let files = include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"));
@@ -86,6 +89,7 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> Router {
         .route("/cluster/member/promote", post(member_promote))
         .layer(DefaultBodyLimit::max(message_bytes_max(core) / 3 * 4 + BODY_OVERHEAD_BYTES))
         .layer(map_response(worded))
+        .route_layer(from_fn_with_state(Arc::clone(core), gate))
         .with_state(Arc::clone(core))
         .layer(Extension(stop.clone()));
     Router::new().nest("/v3", calls.clone()).nest("/v3beta", calls)
@@ -99,8 +103,21 @@ async fn worded(response: Response) -> Response {
     response
 }
 
+/// As gRPC's: a learner answers little.
+async fn gate(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+    if core.is_learner() && !LEARNERS_CALLS.contains(&request.uri().path()) {
+        let refusal = ApiError::NotSupportedForLearner;
+        return error(refusal.code(), &refusal.to_string());
+    }
+    next.run(request).await
+}
+
 async fn range(State(core): State<Arc<Core>>, body: Bytes) -> Response {
-    call("Range", &body, async |request: RangeRequest| core.range(&request).await).await
+    let work = async |request: RangeRequest| {
+        core.check_learner_range(&request)?;
+        core.range(&request).await
+    };
+    call("Range", &body, work).await
 }
 
 async fn put(State(core): State<Arc<Core>>, body: Bytes) -> Response {

@@ -67,9 +67,9 @@ struct Remote {
 pub(crate) async fn beginning(config: &Config) -> Result<(Store, Identity), JoinError> {
     let (members, founder) = initial_members(config);
     let genesis = || Store::genesis(Members::new(members, []));
-    if DataDir::is_in_use(&config.data_dir)? {
-        // One that was stopped before it had its first snapshot begins with the same state once more.
-        return Ok((if config.initial_cluster_existing { Store::newcomer() } else { genesis() }, founder));
+    if let Some(identity) = DataDir::begun_by(&config.data_dir)? {
+        // One that was stopped before it had its first snapshot begins with the same state once more, whatever its flags say now.
+        return Ok((if identity == founder { genesis() } else { Store::newcomer() }, identity));
     }
     let remotes = ask_others(config).await;
     if config.initial_cluster_existing {
@@ -240,6 +240,24 @@ mod tests {
         assert!(said("c", THREE, &[moved]).contains("no member of the cluster has the URLs of c, http://127.0.0.1:3"));
         // Its directory is gone: it must not come back.
         assert!(said("b", THREE, &[remote(9, &[A, B, C])]).starts_with("member 2 has already been bootstrapped"));
+    }
+
+    /// A newcomer that was stopped before it was sent anything is none of the founders, whatever its flags say later: their first state
+    /// would be taken for one that the log goes on from.
+    #[tokio::test]
+    async fn who_has_begun_begins_with_the_same_state_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let newcomer = Identity { cluster_id: 9, member_id: 3 };
+        for is_existing in [true, false] {
+            let config = Config { initial_cluster_existing: is_existing, ..config("c", THREE) };
+            let (_, founder) = initial_members(&config);
+            for (began, members) in [(newcomer, 0), (founder, 3)] {
+                let data_dir = temp.path().join(format!("{is_existing}{members}"));
+                DataDir::open(&data_dir, began).unwrap().note_log().unwrap();
+                let (store, _) = beginning(&Config { data_dir, ..config.clone() }).await.unwrap();
+                assert_eq!(store.view().members().iter().len(), members, "existing: {is_existing}");
+            }
+        }
     }
 
     #[test]

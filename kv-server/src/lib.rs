@@ -39,6 +39,7 @@ mod backup;
 pub mod banner;
 pub mod client;
 pub mod config;
+mod corruption;
 mod data_dir;
 mod gateway;
 mod gathered;

@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     pub(crate) leases_revoked: IntCounter,
     pub(crate) leases_renewed: IntCounter,
     pub(crate) leases_expired: IntCounter,
+    pub(crate) corruption_checks: IntCounter,
+    pub(crate) corruptions: IntCounter,
     pub(crate) peers: PeerMetrics,
     gauges: Gauges,
 }
@@ -83,6 +85,8 @@ impl Metrics {
             leases_revoked: counter(&registry, "etcd_debugging_lease_revoked_total", "Leases ended by their clients."),
             leases_renewed: counter(&registry, "etcd_debugging_lease_renewed_total", "Leases kept alive."),
             leases_expired: counter(&registry, "etcd_server_lease_expired_total", "Leases that expired."),
+            corruption_checks: counter(&registry, "kv_corruption_checks_total", "Comparisons of all members' hashes."),
+            corruptions: counter(&registry, "kv_corruptions_found_total", "Members that were found to differ."),
             peers: PeerMetrics::new(&registry),
             gauges: Gauges::new(&registry),
             registry,

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::alone::{self, AloneError};
 use crate::config::{Config, Url};
+use crate::corruption::{self, Inconsistent};
 use crate::data_dir::{DataDir, DataDirError, Identity};
 use crate::join::{self, JoinError};
 use crate::listener::Listener;
@@ -81,6 +82,9 @@ pub enum StartError {
     /// A member without a log may not begin, as far as its cluster says.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// It holds something else than the other members.
+    #[error(transparent)]
+    Inconsistent(#[from] Inconsistent),
     /// It cannot go on alone.
     #[error("cannot force a new cluster from data directory {path}: {source}")]
     Alone {
@@ -222,7 +226,7 @@ impl Server {
         }
         tokio::spawn(peer::follow(Arc::clone(&peers), acceptor, Arc::clone(&config), members, peers_stopped));
         let published = tokio::select! {
-            published = publish(&core, &config, logger) => published,
+            published = begin(&core, &config, logger) => published,
             _ = left.wait_for(|left| *left) => Err(StartError::Removed),
         };
         if let Err(error) = published {
@@ -244,6 +248,14 @@ impl Server {
             stopped.clone(),
         );
         tokio::spawn(upkeep);
+        if let Some(every) = config.corrupt_check_time {
+            let (core, logger) = (Arc::clone(&core), logger.clone());
+            tokio::spawn(corruption::check_periodically(core, every, logger, stopped.clone()));
+        }
+        if let Some(every) = config.compact_hash_check_time {
+            let (core, logger) = (Arc::clone(&core), logger.clone());
+            tokio::spawn(corruption::check_compactions(core, every, logger, stopped.clone()));
+        }
         tokio::spawn(lessors::run(Arc::clone(&core), stopped.clone()));
         tokio::spawn(watches::feed(Arc::clone(&core.watches), core.views.clone(), stopped.clone()));
         let client_routes =
@@ -478,6 +490,15 @@ fn abort(config: &Config, error: &str) -> ! {
     // Writes the line out.
     drop((logger, guard));
     std::process::abort();
+}
+
+/// What is done before clients are served.
+async fn begin(core: &Arc<Core>, config: &Config, logger: &Logger) -> Result<(), StartError> {
+    publish(core, config, logger).await?;
+    if config.initial_corrupt_check {
+        corruption::check_initially(core, logger).await?;
+    }
+    Ok(())
 }
 
 /// Waits for a leader, however long that takes, and tells the cluster this member's name and client URLs.

@@ -35,6 +35,11 @@ impl View {
         Ok(KvHash { hash: self.hash_since(compact_revision, revision), compact_revision, revision })
     }
 
+    /// The revisions of the last compactions, rising: at these, [`View::hash_kv`] tells what was there before.
+    pub fn compacted_at(&self) -> impl Iterator<Item = i64> {
+        self.compactions.iter().map(|compaction| compaction.revision)
+    }
+
     /// What the hash at `compaction` was just before it.
     pub(crate) fn compaction_hash(&self, compaction: &Compaction) -> u32 {
         compaction.hash.unwrap_or_else(|| self.hash_since(compaction.previous, compaction.revision))

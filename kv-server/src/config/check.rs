@@ -6,7 +6,7 @@ use kv_codec::command::LEARNERS_DEFAULT;
 use kv_codec::member::{NAME_BYTES_MAX, URL_BYTES_MAX, URLS_MAX};
 
 use super::args::Settings;
-use super::{Config, ConfigError, Scheme, Url};
+use super::{Config, ConfigError, Scheme, Url, value};
 
 /// Longest election timeout, as etcd's: more is taken for a mistake in the unit.
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(50);
@@ -31,6 +31,9 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     }
     if config.max_learners < LEARNERS_DEFAULT {
         return refuse("--max-learners must be at least 1");
+    }
+    if let Some(gate) = value::gate_refused(settings.value("feature-gates")) {
+        return refuse(format!("--feature-gates: {gate} cannot be switched in this version; leave it out"));
     }
     lengths(config)?;
     timeouts(config)?;

@@ -67,7 +67,11 @@ impl Group {
 pub(super) const EXPERIMENTAL_PREFIX: &str = "experimental-";
 
 /// What an earlier etcd called a flag, and its name now.
-const RENAMED: [(&str, &str); 1] = [("experimental-max-learners", "max-learners")];
+const RENAMED: [(&str, &str); 3] = [
+    ("experimental-max-learners", "max-learners"),
+    ("experimental-corrupt-check-time", "corrupt-check-time"),
+    ("experimental-compact-hash-check-time", "compact-hash-check-time"),
+];
 
 /// Looks a flag up by its name without dashes, or by an earlier one.
 pub(super) fn find(name: &str) -> Option<&'static Flag> {
@@ -393,7 +397,27 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     // Says how a rotation is done that is itself refused.
     ignored(Logging, "log-rotation-config-json", Text, "it only matters with --enable-log-rotation"),
-    later(Features, "feature-gates", Kind::Gates, "", "features cannot be switched in this version; leave them out"),
+    built(
+        Features,
+        "feature-gates",
+        Kind::Gates,
+        "",
+        "Features to switch on: InitialCorruptCheck=true, CompactHashCheck=true, or both with a comma.",
+    ),
+    built(
+        Features,
+        "experimental-initial-corrupt-check",
+        Bool,
+        "false",
+        "Compare what this member holds with the others before it serves; also the gate InitialCorruptCheck.",
+    ),
+    built(
+        Features,
+        "experimental-compact-hash-check-enabled",
+        Bool,
+        "false",
+        "Compare what all members held at a compaction; also the gate CompactHashCheck.",
+    ),
     later(
         Features,
         "enable-grpc-gateway",
@@ -401,19 +425,19 @@ pub(super) static FLAGS: &[Flag] = &[
         "true",
         "the JSON gateway cannot be switched off in this version; leave the flag out",
     ),
-    later(
+    built(
         Features,
         "corrupt-check-time",
         Duration,
         "0s",
-        "checking the other members' hashes is not available in this version; leave it out",
+        "How often the leader compares what all members hold; 0 for never.",
     ),
-    later(
+    built(
         Features,
         "compact-hash-check-time",
         Duration,
         "1m",
-        "checking the other members' hashes is not available in this version; leave it out",
+        "How often the leader compares what all members held at a compaction, with the gate CompactHashCheck.",
     ),
     later(Features, "compaction-batch-limit", U64, "1000", NO_TUNING),
     later(Features, "compaction-sleep-interval", Duration, "10ms", NO_TUNING),

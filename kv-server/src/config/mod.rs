@@ -71,6 +71,12 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Time without a leader after which an election starts; at least 5 heartbeats.
     pub election_timeout: Duration,
+    /// Whether this member compares what it holds with the others before it serves.
+    pub initial_corrupt_check: bool,
+    /// How often the leader compares what all members hold, if it does.
+    pub corrupt_check_time: Option<Duration>,
+    /// How often the leader compares what all members held at the last compactions, if it does.
+    pub compact_hash_check_time: Option<Duration>,
     /// How often a quiet watcher is told how far it is, if it wants to be; at least 100 ms.
     pub watch_progress_notify_interval: Duration,
     /// Least level logged.
@@ -264,6 +270,13 @@ impl Config {
             max_concurrent_streams: reader.number("max-concurrent-streams")?,
             heartbeat_interval: Duration::from_millis(reader.number("heartbeat-interval")?),
             election_timeout: Duration::from_millis(reader.number("election-timeout")?),
+            initial_corrupt_check: reader.gate("InitialCorruptCheck", "experimental-initial-corrupt-check"),
+            corrupt_check_time: Some(reader.duration("corrupt-check-time")?).filter(|every| !every.is_zero()),
+            compact_hash_check_time: match reader.duration("compact-hash-check-time")? {
+                _ if !reader.gate("CompactHashCheck", "experimental-compact-hash-check-enabled") => None,
+                Duration::ZERO => return Err(ConfigError::refused("--compact-hash-check-time must be more than 0")),
+                every => Some(every),
+            },
             watch_progress_notify_interval: reader
                 .duration("watch-progress-notify-interval")?
                 .max(PROGRESS_INTERVAL_MIN),
@@ -310,6 +323,12 @@ impl Reader<'_> {
             .and_then(|nanos| u64::try_from(nanos).ok())
             .map(Duration::from_nanos)
             .ok_or_else(|| ConfigError::refused(format!("--{name} cannot be negative")))
+    }
+
+    /// Whether a feature is switched on, by its gate or by the flag that it had before there were gates.
+    fn gate(&self, gate: &str, earlier: &str) -> bool {
+        value::gate_on(self.settings.value("feature-gates"), gate)
+            || value::boolean(self.settings.value(earlier)) == Some(true)
     }
 
     fn auto_compaction(&self) -> Result<AutoCompaction, ConfigError> {

@@ -191,7 +191,7 @@ fn what_is_not_built_is_taken_at_its_default_only() {
     let by_revision = ["--auto-compaction-mode=revision", "--auto-compaction-retention=1h"];
     check_refused(&by_revision, &[], 1, &["--auto-compaction-retention", "a number of revisions"]);
     check_refused(&["--pre-vote=false"], &[], 1, &["--pre-vote=false"]);
-    check_refused(&["--feature-gates=CompactHashCheck=true"], &[], 1, &["CompactHashCheck"]);
+    check_refused(&["--feature-gates=CompactHashCheck=true,LeaseCheckpoint=true"], &[], 1, &["LeaseCheckpoint"]);
     check_refused(&["--log-outputs=/var/log/x"], &[], 1, &["--log-outputs", "stderr"]);
     check_refused(&["--config-file=x.yaml"], &[], 1, &["--config-file"]);
     check_refused(&["--proxy=on"], &[], 1, &["--proxy"]);
@@ -230,7 +230,7 @@ fn the_table_is_sound() {
 fn removed_flags_warn_and_go_on() {
     let args = [
         "--enable-v2=true",
-        "--experimental-initial-corrupt-check",
+        "--experimental-bootstrap-defrag",
         "--experimental-compaction-batch-limit",
         "50",
         "--max-snapshots=3",
@@ -239,7 +239,7 @@ fn removed_flags_warn_and_go_on() {
     let (config, warnings) = run(&args, &[("ETCD_EXPERIMENTAL_X", "1")]);
     assert_eq!(config.name, "m");
     assert_eq!(warnings.len(), 5, "{warnings:#?}");
-    for word in ["--enable-v2", "--experimental-initial-corrupt-check", "--max-snapshots", "ETCD_EXPERIMENTAL_X"] {
+    for word in ["--enable-v2", "--experimental-bootstrap-defrag", "--max-snapshots", "ETCD_EXPERIMENTAL_X"] {
         assert!(warnings.iter().any(|warning| warning.contains(word)), "{word}: {warnings:#?}");
     }
 }
@@ -377,4 +377,32 @@ fn an_earlier_name_of_a_flag_is_that_flag() {
     assert_eq!(run(&[], &[("ETCD_EXPERIMENTAL_MAX_LEARNERS", "4")]).0.max_learners, 4);
     check_refused(&["--max-learners=2"], &[("ETCD_EXPERIMENTAL_MAX_LEARNERS", "4")], 1, &["both set"]);
     check_refused(&["--max-learners=0"], &[], 1, &["--max-learners", "at least 1"]);
+}
+
+#[test]
+fn corruption_checks_have_two_sets_of_names() {
+    let (off, _) = run(&["--compact-hash-check-time=5s"], &[]);
+    assert_eq!((off.initial_corrupt_check, off.corrupt_check_time, off.compact_hash_check_time), (false, None, None));
+    let old = [
+        "--experimental-initial-corrupt-check",
+        "--experimental-corrupt-check-time=3s",
+        "--experimental-compact-hash-check-enabled=true",
+        "--experimental-compact-hash-check-time=4s",
+    ];
+    let new = [
+        "--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true",
+        "--corrupt-check-time=3s",
+        "--compact-hash-check-time=4s",
+    ];
+    for args in [&old[..], &new] {
+        let (config, warnings) = run(args, &[]);
+        assert!(config.initial_corrupt_check);
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!((config.corrupt_check_time, config.compact_hash_check_time), (seconds(3), seconds(4)));
+        assert_eq!(warnings, Vec::<String>::new());
+    }
+    let (config, _) = run(&["--feature-gates=CompactHashCheck=true"], &[]);
+    assert_eq!((config.initial_corrupt_check, config.compact_hash_check_time), (false, Some(Duration::from_secs(60))));
+    let never = ["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=0"];
+    check_refused(&never, &[], 1, &["--compact-hash-check-time"]);
 }

@@ -173,6 +173,8 @@ struct Gate {
     default: bool,
     /// Whether both settings are the same to this server.
     moot: bool,
+    /// Whether it can be switched.
+    built: bool,
 }
 
 impl Gate {
@@ -187,19 +189,19 @@ impl Gate {
 }
 
 const fn gate(name: &'static str, default: bool) -> Gate {
-    Gate { name, default, moot: false }
+    Gate { name, default, moot: false, built: false }
 }
 
 const GATES: [Gate; 9] = [
     gate("StopGRPCServiceOnDefrag", false),
-    gate("InitialCorruptCheck", false),
-    gate("CompactHashCheck", false),
+    Gate { built: true, ..gate("InitialCorruptCheck", false) },
+    Gate { built: true, ..gate("CompactHashCheck", false) },
     gate("LeaseCheckpoint", false),
     gate("LeaseCheckpointPersist", false),
     gate("SetMemberLocalAddr", false),
     gate("PriorityRequest", false),
     // How etcd's backend buffers writes, of which there is none here.
-    Gate { name: "TxnModeWriteWithSharedBuffer", default: true, moot: true },
+    Gate { moot: true, ..gate("TxnModeWriteWithSharedBuffer", true) },
     gate("FastLeaseKeepAlive", true),
 ];
 
@@ -216,6 +218,18 @@ fn gates(text: &str) -> Result<Vec<(&'static str, bool)>, String> {
             Ok((gate.name, on))
         })
         .collect()
+}
+
+/// Whether a gate is switched on; the text was checked before.
+pub(super) fn gate_on(text: &str, name: &str) -> bool {
+    let settings = gates(text).unwrap_or_default();
+    GATES.iter().any(|gate| gate.name == name && gate.on(&settings))
+}
+
+/// The first gate that is asked to be what it cannot be.
+pub(super) fn gate_refused(text: &str) -> Option<&'static str> {
+    let settings = gates(text).ok()?;
+    GATES.iter().find(|gate| !gate.built && gate.on(&settings) != gate.default).map(|gate| gate.name)
 }
 
 #[cfg(test)]
@@ -291,6 +305,10 @@ mod tests {
         assert!(same("CompactHashCheck=true,CompactHashCheck=false"), "the last one wins");
         assert!(!same("CompactHashCheck=true"));
         assert!(!same("FastLeaseKeepAlive=false"));
+        assert!(gate_on("CompactHashCheck=true", "CompactHashCheck"));
+        assert!(!gate_on("CompactHashCheck=true", "InitialCorruptCheck"));
+        assert_eq!(gate_refused("CompactHashCheck=true,TxnModeWriteWithSharedBuffer=false"), None);
+        assert_eq!(gate_refused("FastLeaseKeepAlive=false"), Some("FastLeaseKeepAlive"));
         assert!(Kind::Gates.check("NoSuchGate=true").is_err());
         assert!(Kind::Gates.check("CompactHashCheck").is_err());
     }

@@ -25,7 +25,7 @@ use crate::proto::etcdserverpb::RangeRequest;
 use crate::service::{EncodedRange, RangeRest};
 use crate::status::ApiError;
 
-const RANGE: &str = "/etcdserverpb.KV/Range";
+pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
 /// What stands before a message: whether it is compressed (1 byte), its length (4).
 const PREFIX_BYTES: usize = 5;
@@ -74,6 +74,7 @@ impl Api {
     async fn range(&self, body: Body, bytes_max: usize) -> Result<Message, Status> {
         let call = async {
             let request = RangeRequest::decode(receive(body, bytes_max).await?).map_err(undecodable)?;
+            self.core.check_learner_range(&request)?;
             let EncodedRange { len, first, rest } = self.core.encoded_range(&request, PREFIX_BYTES).await?;
             Message::new(len, first, rest)
         };

@@ -3,9 +3,9 @@
 mod cluster;
 mod direct;
 mod election;
+mod gate;
 mod health;
 mod kv;
-mod leader;
 mod lease;
 mod lock;
 mod maintenance;
@@ -25,7 +25,7 @@ use tonic::service::Routes;
 use tonic::{Response, Status};
 
 use direct::Direct;
-use leader::RequireLeader;
+use gate::Gate;
 use oversize::Oversize;
 use watch::WatchServer;
 
@@ -111,8 +111,7 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> axum::Router {
         .add_service(Oversize::new(election))
         .add_service(HealthServer::new(api));
     // What no service knows is answered by the HTTP side.
-    let leader = core.leader.clone();
-    routes.routes().into_axum_router().reset_fallback().layer(RequireLeader(leader))
+    routes.routes().into_axum_router().reset_fallback().layer(Gate(Arc::clone(core)))
 }
 
 impl Api {

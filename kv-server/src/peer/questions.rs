@@ -1,10 +1,11 @@
-//! Questions that only another member can answer: what the leader's lessor knows.
+//! Questions that only another member can answer: what the leader's lessor knows, and what a member holds.
 //!
 //! ```text
-//! question = number u64 | 1 keep a lease alive, 2 what is left of a lease | lease i64
+//! question = number u64 | 1 keep a lease alive, 2 what is left of a lease, 3 hash up to a revision | lease or revision i64
 //! answer   = number u64 | 0 no answer | 1 seconds i64 | 2 granted seconds i64, left seconds i64 | 3 no such lease
+//!            | 4 hash i64, compact revision i64, revision i64
 //! ```
-//! Both are asked again without harm, so that whoever gets no answer may.
+//! All are asked again without harm, so that whoever gets no answer may.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use kv_codec::DecodeError;
 use kv_codec::peer::Stream;
 use kv_codec::varint::Reader;
+use kv_store::KvHash;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
@@ -29,12 +31,14 @@ pub(crate) enum Question {
     KeepAlive(i64),
     /// What is left of a lease.
     TimeToLive(i64),
+    /// What it holds up to a revision.
+    Hash(i64),
 }
 
 /// What is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Who was asked does not know: it does not lead.
+    /// Who was asked does not know: it does not lead, or has not the revision.
     Nothing,
     /// The lease has so many seconds again; 0 if it has ended.
     KeptAlive(i64),
@@ -42,15 +46,18 @@ pub(crate) enum Answer {
     TimeToLive(i64, i64),
     /// There is no such lease.
     Unknown,
+    /// The hash of the history.
+    Hash(KvHash),
 }
 
 impl Question {
     fn encode(self, number: u64) -> Vec<u8> {
-        let (kind, lease) = match self {
+        let (kind, of) = match self {
             Self::KeepAlive(lease) => (1, lease),
             Self::TimeToLive(lease) => (2, lease),
+            Self::Hash(revision) => (3, revision),
         };
-        [&number.to_le_bytes()[..], &[kind], &lease.to_le_bytes()].concat()
+        [&number.to_le_bytes()[..], &[kind], &of.to_le_bytes()].concat()
     }
 
     /// Reads a question and its number.
@@ -58,11 +65,12 @@ impl Question {
         let mut reader = Reader::new(bytes);
         let number = reader.fixed_u64("question")?;
         let kind = reader.u8("question")?;
-        let lease = reader.fixed_u64("question")?.cast_signed();
+        let of = reader.fixed_u64("question")?.cast_signed();
         reader.end("question")?;
         match kind {
-            1 => Ok((number, Self::KeepAlive(lease))),
-            2 => Ok((number, Self::TimeToLive(lease))),
+            1 => Ok((number, Self::KeepAlive(of))),
+            2 => Ok((number, Self::TimeToLive(of))),
+            3 => Ok((number, Self::Hash(of))),
             _ => Err(DecodeError::Invalid("question")),
         }
     }
@@ -75,6 +83,9 @@ impl Answer {
             Self::KeptAlive(ttl) => (1, &[*ttl]),
             Self::TimeToLive(granted, left) => (2, &[*granted, *left]),
             Self::Unknown => (3, &[]),
+            Self::Hash(KvHash { hash, compact_revision, revision }) => {
+                (4, &[i64::from(*hash), *compact_revision, *revision])
+            }
         };
         let mut out = number.to_le_bytes().to_vec();
         out.push(kind);
@@ -86,12 +97,17 @@ impl Answer {
         let mut reader = Reader::new(bytes);
         let number = reader.fixed_u64("answer")?;
         let kind = reader.u8("answer")?;
-        let mut seconds = || reader.fixed_u64("answer").map(u64::cast_signed);
+        let mut number_of = || reader.fixed_u64("answer").map(u64::cast_signed);
         let answer = match kind {
             0 => Self::Nothing,
-            1 => Self::KeptAlive(seconds()?),
-            2 => Self::TimeToLive(seconds()?, seconds()?),
+            1 => Self::KeptAlive(number_of()?),
+            2 => Self::TimeToLive(number_of()?, number_of()?),
             3 => Self::Unknown,
+            4 => Self::Hash(KvHash {
+                hash: u32::try_from(number_of()?).map_err(|_| DecodeError::Invalid("answer"))?,
+                compact_revision: number_of()?,
+                revision: number_of()?,
+            }),
             _ => return Err(DecodeError::Invalid("answer")),
         };
         reader.end("answer")?;
@@ -192,10 +208,11 @@ mod tests {
 
     #[test]
     fn questions_and_answers_come_back() {
-        for question in [Question::KeepAlive(7), Question::TimeToLive(i64::MIN)] {
+        for question in [Question::KeepAlive(7), Question::TimeToLive(i64::MIN), Question::Hash(8)] {
             assert_eq!(Question::decode(&question.encode(9)), Ok((9, question)));
         }
-        for answer in [Answer::Nothing, Answer::KeptAlive(-1), Answer::TimeToLive(60, 59), Answer::Unknown] {
+        let hash = Answer::Hash(KvHash { hash: u32::MAX, compact_revision: -1, revision: 8 });
+        for answer in [Answer::Nothing, Answer::KeptAlive(-1), Answer::TimeToLive(60, 59), Answer::Unknown, hash] {
             let bytes = answer.encode(u64::MAX);
             assert_eq!(Answer::decode(&bytes), Ok((u64::MAX, answer)));
             for end in 0..bytes.len() {
@@ -204,6 +221,6 @@ mod tests {
             assert!(Answer::decode(&[&bytes[..], &[0]].concat()).is_err());
         }
         assert!(Question::decode(&[0; 16]).is_err());
-        assert!(Question::decode(&[3; 17]).is_err());
+        assert!(Question::decode(&[4; 17]).is_err());
     }
 }

@@ -79,6 +79,14 @@ impl Core {
         Ok(applied.revision)
     }
 
+    /// Raises the alarm of a member that holds other data than the others: from then on nothing is written.
+    pub(crate) async fn raise_corrupt(&self, member: u64) -> Result<(), ApiError> {
+        if self.views.load().alarms().iter().any(|raised| raised == (member, AlarmKind::Corrupt)) {
+            return Ok(());
+        }
+        self.set_alarm(Alarm { raise: true, member, kind: AlarmKind::Corrupt }).await.map(drop)
+    }
+
     /// Refuses what would take the store over its quota, and raises the alarm: from then on every member refuses.
     pub(super) async fn check_quota(&self, bytes: u64) -> Result<(), ApiError> {
         if bytes == 0 {

@@ -14,6 +14,14 @@ use crate::status::ApiError;
 const PUT_OVERHEAD_BYTES: u64 = 256;
 
 impl Core {
+    /// A learner answers only what may be old: it has no part in what is decided.
+    pub(crate) fn check_learner_range(&self, request: &RangeRequest) -> Result<(), ApiError> {
+        if self.is_learner() && !request.serializable {
+            return Err(ApiError::NotSupportedForLearner);
+        }
+        Ok(())
+    }
+
     /// Reads a range, linearizably unless the request says otherwise.
     pub(crate) async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ApiError> {
         range_query(request)?;

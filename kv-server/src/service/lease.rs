@@ -63,13 +63,17 @@ impl Core {
         }
     }
 
-    /// Answers another member, which has none but this to ask; nothing while this one does not lead.
+    /// Answers another member, which has none but this to ask; nothing about leases while this one does not lead.
     pub(crate) async fn answer(&self, question: Question) -> Answer {
-        let answer = match question {
+        self.answer_or(question).await.unwrap_or(Answer::Nothing)
+    }
+
+    async fn answer_or(&self, question: Question) -> Result<Answer, ApiError> {
+        match question {
             Question::KeepAlive(id) => self.keep_alive(id).await.map(Answer::KeptAlive),
             Question::TimeToLive(id) => self.time_to_live(id).await,
-        };
-        answer.unwrap_or(Answer::Nothing)
+            Question::Hash(revision) => self.kv_hash(revision).await.map(Answer::Hash),
+        }
     }
 
     /// Asks the leader's lessor, here or wherever it is, until there is an answer.
@@ -82,10 +86,7 @@ impl Core {
                 if leader != self.member_id {
                     return Ok(self.peers.ask(leader, question).await.unwrap_or(Answer::Nothing));
                 }
-                match question {
-                    Question::KeepAlive(id) => self.keep_alive(id).await.map(Answer::KeptAlive),
-                    Question::TimeToLive(id) => self.time_to_live(id).await,
-                }
+                self.answer_or(question).await
             };
             let answer = tokio::time::timeout(left, asked).await.unwrap_or(Err(ApiError::Timeout));
             match answer {

@@ -37,7 +37,6 @@ impl Core {
             errors.push(ApiError::NoLeader.to_string());
         }
         errors.extend(view.alarms().iter().map(|(member, kind)| alarm_text(member, kind)));
-        let me = view.members().get(self.member_id);
         StatusResponse {
             header: self.header(view.revision()),
             version: self.version.server().to_owned(),
@@ -48,7 +47,7 @@ impl Core {
             raft_applied_index: view.applied_index(),
             errors,
             db_size_in_use: count(in_use_bytes(&view)),
-            is_learner: me.is_some_and(|member| member.is_learner),
+            is_learner: self.is_learner(),
             storage_version: self.version.cluster().to_owned(),
             db_size_quota: count(self.limits.quota_bytes.unwrap_or(QUOTA_BYTES_DEFAULT)),
             downgrade_info: Some(DowngradeInfo::default()),

@@ -109,6 +109,16 @@ impl Core {
         })
     }
 
+    /// Whether this member has no vote.
+    pub(crate) fn is_learner(&self) -> bool {
+        self.views.load().members().get(self.member_id).is_some_and(|member| member.is_learner)
+    }
+
+    /// Whether this member leads, as far as it knows.
+    pub(crate) fn leads(&self) -> bool {
+        self.driver.status().numbers().leader == self.member_id
+    }
+
     /// Replicates a command and waits until it is applied and published. One that found no leader is in no log: it waits for the
     /// next leader.
     pub(crate) async fn replicate(&self, body: &Body<'_>) -> Result<Applied, ApiError> {

@@ -1,6 +1,9 @@
 //! Three members in processes of their own: every one answers, any one may die, and nothing is lost.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use kv_server::proto::etcdserverpb::lease_client::LeaseClient;
@@ -17,32 +20,51 @@ use crate::harness::{Clients, DEADLINE, Process, check_refused, get, http_get, m
 /// Short, so that a leader is missed soon; long enough for a busy machine.
 const TIMEOUTS: [&str; 2] = ["--heartbeat-interval=50", "--election-timeout=500"];
 
+/// What a member is started with that joins a cluster.
+pub(crate) const EXISTING: &str = "--initial-cluster-state=existing";
+
 /// A cluster on ports that were free a moment ago. Its members are killed when it is dropped.
 pub(crate) struct Cluster {
     dir: TempDir,
     urls: Vec<[String; 2]>,
     extra: Vec<String>,
     members: Vec<Option<Process>>,
+    /// Those that the cluster has removed: nobody is told of them any more.
+    removed: BTreeSet<usize>,
 }
 
 impl Cluster {
     /// Starts so many members and waits until all serve.
     pub(crate) fn start(members: usize, extra: &[&str]) -> Self {
-        // Held until all are drawn, so that no two are the same.
-        let held: Vec<_> = (0..2 * members).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let urls: Vec<String> = held.iter().map(|held| format!("http://{}", held.local_addr().unwrap())).collect();
-        drop(held);
-        let urls = urls.chunks(2).map(|urls| [urls[0].clone(), urls[1].clone()]).collect();
         let extra = TIMEOUTS.iter().chain(extra).map(|flag| (*flag).to_owned()).collect();
-        let mut cluster = Self { dir: tempfile::tempdir().unwrap(), urls, extra, members: Vec::new() };
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Self { dir, urls: free_urls(members), extra, members: Vec::new(), removed: BTreeSet::new() };
         cluster.members = (0..members).map(|nth| Some(cluster.begin(nth))).collect();
         cluster.members.iter_mut().flatten().for_each(Process::serves);
         cluster
     }
 
-    fn begin(&self, nth: usize) -> Process {
+    /// Starts a member, and waits for nothing.
+    pub(crate) fn begin(&self, nth: usize) -> Process {
+        self.begin_with(nth, &[])
+    }
+
+    pub(crate) fn begin_with(&self, nth: usize, more: &[&str]) -> Process {
+        let flags = self.flags(nth);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        Process::begin(&self.dir(nth), &flags)
+    }
+
+    /// The directory of a member.
+    pub(crate) fn dir(&self, nth: usize) -> PathBuf {
+        self.dir.path().join(format!("m{nth}"))
+    }
+
+    /// What a member is started with.
+    pub(crate) fn flags(&self, nth: usize) -> Vec<String> {
         let [client, peer] = &self.urls[nth];
-        let cluster: Vec<_> = self.urls.iter().enumerate().map(|(nth, urls)| format!("m{nth}={}", urls[1])).collect();
+        let known = self.urls.iter().enumerate().filter(|(other, _)| *other == nth || !self.removed.contains(other));
+        let cluster: Vec<_> = known.map(|(nth, urls)| format!("m{nth}={}", urls[1])).collect();
         let mut flags = vec![
             format!("--name=m{nth}"),
             format!("--listen-client-urls={client}"),
@@ -52,15 +74,58 @@ impl Cluster {
             format!("--initial-cluster={}", cluster.join(",")),
         ];
         flags.extend(self.extra.iter().cloned());
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        Process::begin(&self.dir.path().join(format!("m{nth}")), &flags)
+        flags
+    }
+
+    /// Room for one more member, of which nobody has been told. Its number, and its peer URL.
+    pub(crate) fn place(&mut self) -> (usize, String) {
+        self.urls.extend(free_urls(1));
+        self.members.push(None);
+        (self.urls.len() - 1, self.urls[self.urls.len() - 1][1].clone())
+    }
+
+    /// Starts a member that the cluster waits for, and waits until it serves.
+    pub(crate) fn join(&mut self, nth: usize) {
+        self.revive_with(nth, &[EXISTING]);
+    }
+
+    /// Waits for the end of a member that the cluster has removed. How it ended, and all it said.
+    pub(crate) fn leaves(&mut self, nth: usize) -> (ExitStatus, Vec<String>) {
+        self.removed.insert(nth);
+        self.members[nth].take().expect("it runs").wait()
+    }
+
+    /// Has a member that is removed while it is dead forgotten.
+    pub(crate) fn forget(&mut self, nth: usize) {
+        assert!(self.members[nth].is_none(), "it runs");
+        self.removed.insert(nth);
     }
 
     /// Starts a member that was killed, and waits until it serves.
     pub(crate) fn revive(&mut self, nth: usize) {
-        let mut process = self.begin(nth);
+        self.revive_with(nth, &[]);
+    }
+
+    pub(crate) fn revive_with(&mut self, nth: usize, more: &[&str]) {
+        let mut process = self.begin_with(nth, more);
         process.serves();
         self.members[nth] = Some(process);
+    }
+
+    /// Starts a dead member alone, for good.
+    pub(crate) fn alone(&mut self, nth: usize) {
+        self.revive_with(nth, &["--force-new-cluster"]);
+    }
+
+    /// Whether a member runs.
+    pub(crate) fn runs(&self, nth: usize) -> bool {
+        self.members[nth].is_some()
+    }
+
+    /// Starts all members, which are dead, at once.
+    pub(crate) fn revive_all(&mut self, more: &[&str]) {
+        self.members = (0..self.members.len()).map(|nth| Some(self.begin_with(nth, more))).collect();
+        self.members.iter_mut().flatten().for_each(Process::serves);
     }
 
     /// Kills a member as a power cut would.
@@ -130,8 +195,16 @@ impl Cluster {
     }
 }
 
+/// Pairs of URLs on ports that were free a moment ago.
+fn free_urls(pairs: usize) -> Vec<[String; 2]> {
+    // Held until all are drawn, so that no two are the same.
+    let held: Vec<_> = (0..2 * pairs).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let urls: Vec<String> = held.iter().map(|held| format!("http://{}", held.local_addr().unwrap())).collect();
+    urls.chunks(2).map(|urls| [urls[0].clone(), urls[1].clone()]).collect()
+}
+
 /// Puts until it is done: a call whose leader is lost is told that nobody knows.
-async fn put_at_last(clients: &mut Clients, key: &str, value: &str) {
+pub(crate) async fn put_at_last(clients: &mut Clients, key: &str, value: &str) {
     let until = Instant::now() + DEADLINE;
     loop {
         let put = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };

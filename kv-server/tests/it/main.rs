@@ -5,17 +5,20 @@
 //! * [`durability`], [`disk_error`]: what is still there after the worst.
 //! * [`places`]: where it refuses to start, and what it says then.
 //! * [`garbage`], [`streams`], [`cancel`]: clients that misbehave.
-//! * [`cluster`]: three members, and what becomes of them when one dies; [`peer`]: members, and others, that misbehave.
+//! * [`cluster`]: three members, and what becomes of them when one dies; [`growth`]: members that come and go; [`corruption`]: members
+//!   that hold something else; [`peer`]: members, and others, that misbehave.
 
 #![allow(clippy::unwrap_used)]
 
 mod api;
 mod cancel;
 mod cluster;
+mod corruption;
 mod differential;
 mod disk_error;
 mod durability;
 mod garbage;
+mod growth;
 mod harness;
 mod http;
 mod kv;
