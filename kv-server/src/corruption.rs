@@ -100,10 +100,14 @@ async fn compare(core: &Arc<Core>, revision: i64, patience: Duration) -> Result<
 async fn ask(core: &Core, id: u64, own: KvHash, patience: Duration) -> Option<u32> {
     let answered = async {
         loop {
-            if let Some(Answer::Hash(hash)) = core.peers.ask(id, Question::Hash(own.revision)).await {
-                return Some(hash).filter(|hash| hash.compact_revision == own.compact_revision);
+            match core.peers.ask(id, Question::Hash(own.revision)).await {
+                Some(Answer::Hash(hash)) => {
+                    return Some(hash).filter(|hash| hash.compact_revision == own.compact_revision);
+                }
+                // It was compacted meanwhile: to wait brings nothing.
+                Some(Answer::Unknown) => return None,
+                _ => tokio::time::sleep(PAUSE).await,
             }
-            tokio::time::sleep(PAUSE).await;
         }
     };
     Some(tokio::time::timeout(patience, answered).await.ok()??.hash)

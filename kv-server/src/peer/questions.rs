@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! question = number u64 | 1 keep a lease alive, 2 what is left of a lease, 3 hash up to a revision | lease or revision i64
-//! answer   = number u64 | 0 no answer | 1 seconds i64 | 2 granted seconds i64, left seconds i64 | 3 no such lease
+//! answer   = number u64 | 0 no answer | 1 seconds i64 | 2 granted seconds i64, left seconds i64 | 3 no such lease, or revision
 //!            | 4 hash i64, compact revision i64, revision i64
 //! ```
 //! All are asked again without harm, so that whoever gets no answer may.
@@ -38,13 +38,13 @@ pub(crate) enum Question {
 /// What is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Who was asked does not know: it does not lead, or has not the revision.
+    /// Who was asked does not know: it does not lead, or has yet to reach the revision.
     Nothing,
     /// The lease has so many seconds again; 0 if it has ended.
     KeptAlive(i64),
     /// The lease's seconds as granted, and those that are left.
     TimeToLive(i64, i64),
-    /// There is no such lease.
+    /// There is no such lease, or no such revision any more.
     Unknown,
     /// The hash of the history.
     Hash(KvHash),

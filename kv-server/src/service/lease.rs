@@ -72,7 +72,10 @@ impl Core {
         match question {
             Question::KeepAlive(id) => self.keep_alive(id).await.map(Answer::KeptAlive),
             Question::TimeToLive(id) => self.time_to_live(id).await,
-            Question::Hash(revision) => self.kv_hash(revision).await.map(Answer::Hash),
+            Question::Hash(revision) => match self.kv_hash(revision).await {
+                Err(ApiError::Compacted) => Ok(Answer::Unknown),
+                hash => hash.map(Answer::Hash),
+            },
         }
     }
 
