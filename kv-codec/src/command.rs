@@ -44,6 +44,10 @@ pub const USER_BYTES_MAX: u64 = 4096;
 pub const LEARNERS_DEFAULT: u64 = 1;
 /// Bytes before the first command of a batch.
 const BATCH_HEADER_BYTES: usize = 5;
+/// Room for a header but for the user's name: all of them but those of absurd epochs fit.
+const HEADER_BYTES: usize = 24;
+/// Room for what a body has beside keys and values: its kind, flags, lengths.
+const BODY_FIELD_BYTES: usize = 24;
 
 /// Who asked for a command, and as whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +62,28 @@ pub struct CommandHeader<'a> {
     pub auth_revision: u64,
     /// The authenticated user's name; empty with authentication off.
     pub user: &'a [u8],
+}
+
+impl CommandHeader<'_> {
+    /// The bytes of a command with a body of the caller's own, for a state machine that does not know [`Body`]:
+    /// [`CommandRef::body`] gives it back as it is here.
+    #[must_use]
+    pub fn encode(&self, body: &[u8]) -> Vec<u8> {
+        let mut out = self.begin(body.len());
+        out.extend_from_slice(body);
+        out
+    }
+
+    /// The header's bytes, and room for a body.
+    fn begin(&self, body_bytes: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.user.len() + body_bytes);
+        out.extend_from_slice(&self.origin.to_le_bytes());
+        out.extend_from_slice(&self.seq.to_le_bytes());
+        put_u64(&mut out, self.epoch);
+        put_u64(&mut out, self.auth_revision);
+        put_bytes(&mut out, self.user);
+        out
+    }
 }
 
 /// A write of one key.
@@ -228,12 +254,7 @@ impl Body<'_> {
             Body::Txn(_) => 1024,
             _ => 64,
         };
-        let mut out = Vec::with_capacity(48 + header.user.len() + payload);
-        out.extend_from_slice(&header.origin.to_le_bytes());
-        out.extend_from_slice(&header.seq.to_le_bytes());
-        put_u64(&mut out, header.epoch);
-        put_u64(&mut out, header.auth_revision);
-        put_bytes(&mut out, header.user);
+        let mut out = header.begin(BODY_FIELD_BYTES + payload);
         self.encode_body(&mut out);
         out
     }
@@ -728,6 +749,18 @@ mod tests {
         assert_eq!(body(Body::LeaseCheckpoint { term: 4, checkpoints: vec![checkpoint] }), [8, 4, 1, 5, 6, 9]);
         let alarm = Alarm { raise: true, member: 3, kind: AlarmKind::NoSpace };
         assert_eq!(body(Body::Alarm(alarm)), [9, 1, 1, 3, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_body_of_the_callers_own_comes_back() {
+        let header = CommandHeader { origin: 1, epoch: u64::MAX, seq: 3, auth_revision: 4, user: b"root" };
+        for body in [&b""[..], b"x", &[0; 1000]] {
+            let command = header.encode(body);
+            assert_eq!(CommandRef::decode(&command).unwrap(), CommandRef { header, body });
+        }
+        // Ours is nothing else.
+        let command = put(b"k").encode(&header);
+        assert_eq!(header.encode(CommandRef::decode(&command).unwrap().body), command);
     }
 
     #[test]

@@ -59,6 +59,21 @@ pub struct DriverConfig {
 impl DriverConfig {
     /// The usual [`DriverConfig::batch_bytes_max`]: an entry that is one write and one message, and not too long for either.
     pub const BATCH_BYTES_MAX: usize = 1 << 20;
+    /// The usual [`DriverConfig::snapshot_bytes_min`]: a restart applies what is above a snapshot in well under a second.
+    pub const SNAPSHOT_BYTES_MIN: u64 = 64 << 20;
+
+    /// Runs `node` of this cluster with a tick of 100 ms (etcd's heartbeat interval), and snapshots by bytes.
+    #[must_use]
+    pub const fn new(node: NodeConfig, cluster_id: u64) -> Self {
+        Self {
+            node,
+            cluster_id,
+            tick: Duration::from_millis(100),
+            snapshot_entries: None,
+            snapshot_bytes_min: Self::SNAPSHOT_BYTES_MIN,
+            batch_bytes_max: Self::BATCH_BYTES_MAX,
+        }
+    }
 }
 
 /// What the driver tells whoever started it. Called on the driver's thread: be brief.

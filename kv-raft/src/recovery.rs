@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::applier::apply_one;
 use crate::disk::Disk;
-use crate::file_log::{FileLog, LogOptions};
+use crate::file_log::{FileLog, LogIds, LogOptions};
 use crate::log_store::{LogError, LogStore};
 use crate::node::NodeState;
 use crate::snapshots::{self, SnapshotError, SnapshotHeader, SnapshotReader, SnapshotWriter};
@@ -26,6 +26,14 @@ pub struct RecoverOptions {
     pub log: LogOptions,
     /// How much of the log to keep in memory.
     pub tail: TailLimits,
+}
+
+impl RecoverOptions {
+    /// The usual layout and limits, for the log of `ids`.
+    #[must_use]
+    pub fn new(ids: LogIds) -> Self {
+        Self { log: LogOptions::new(ids), tail: TailLimits::default() }
+    }
 }
 
 /// Why a member cannot start. Nothing was lost by trying.

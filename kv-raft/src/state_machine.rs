@@ -1,5 +1,6 @@
 //! What the replicated commands change.
 
+use kv_codec::command::{Batch, CommandRef};
 use kv_codec::record::LogEntry;
 use thiserror::Error;
 
@@ -15,6 +16,9 @@ pub struct MachineError(pub String);
 ///
 /// Entries come in order, each once, the normal ones through [`StateMachine::apply`] and conf changes through
 /// [`StateMachine::apply_conf_change`]. Results depend on the state and the entry alone.
+///
+/// The last applied entry and the members are part of the state, and of its image: a snapshot stands for the log, and must say for
+/// how much of it. A new cluster's members all start as of entry 1 of term 1.
 pub trait StateMachine: Send + 'static {
     /// The result of one command.
     type Response: Send + 'static;
@@ -29,12 +33,20 @@ pub trait StateMachine: Send + 'static {
 
     /// Applies a conf-change entry: its response, and what raft has to follow if the change was accepted.
     ///
+    /// By itself, for members that never change: the entry's command is applied as any other, and raft's change is refused.
+    ///
     /// # Errors
     /// [`MachineError`] when the entry cannot be read.
-    fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(Self::Response, Option<ConfChange>), MachineError>;
+    fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(Self::Response, Option<ConfChange>), MachineError> {
+        let mut responses = Vec::new();
+        self.apply(entry, &mut responses)?;
+        let response =
+            responses.pop().ok_or_else(|| MachineError(format!("entry {} changes no member", entry.index)))?;
+        Ok((response, None))
+    }
 
-    /// Lets readers see all that was applied.
-    fn publish(&mut self);
+    /// Lets readers see all that was applied. Nothing by itself, for a machine that nobody reads beside its results.
+    fn publish(&mut self) {}
 
     /// Hands over the results of the commands that this member's current run sent, by sequence number. Called once per run of
     /// applied entries, after [`StateMachine::publish`].
@@ -70,4 +82,16 @@ pub trait StateMachine: Send + 'static {
         &mut self,
         source: &mut dyn FnMut() -> Result<Option<bytes::Bytes>, MachineError>,
     ) -> Result<(), MachineError>;
+}
+
+/// The commands of an entry, in order; none of one without payload.
+///
+/// # Errors
+/// [`MachineError`] when the entry cannot be read.
+pub fn commands(entry: &LogEntry) -> Result<Vec<CommandRef<'_>>, MachineError> {
+    if entry.payload.is_empty() {
+        return Ok(Vec::new());
+    }
+    let unreadable = |error| MachineError(format!("entry {} cannot be read: {error}", entry.index));
+    Batch::decode(&entry.payload).and_then(Iterator::collect).map_err(unreadable)
 }

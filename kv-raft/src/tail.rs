@@ -20,6 +20,11 @@ pub struct Position {
     pub term: u64,
 }
 
+impl Position {
+    /// Where the state of a new cluster stands: as if entry 1 of term 1 were applied.
+    pub const GENESIS: Self = Self { index: 1, term: 1 };
+}
+
 /// How much of the log below the applied index stays in memory for followers that are a little behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TailLimits {

@@ -23,11 +23,16 @@
 //! * Every flag of etcd is obeyed, or refused with a sentence.
 //!
 //! # Embedding
-//! ```no_run
-//! # async fn example() -> anyhow::Result<()> {
+//! ```
 //! use kv_server::{Server, config::Config};
-//! let logger = slog::Logger::root(slog::Discard, slog::o!());
-//! let server = Server::start(Config::defaults()?, &logger).await?;
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! # let dir = tempfile::tempdir()?;
+//! let mut config = Config::defaults()?;
+//! config.data_dir = dir.path().join("member");
+//! config.listen_client_urls = vec!["http://127.0.0.1:0".parse()?];
+//! config.listen_peer_urls = vec!["http://127.0.0.1:0".parse()?];
+//! let server = Server::start(config, &slog::Logger::root(slog::Discard, slog::o!())).await?;
 //! println!("serving on {}", server.client_addresses()[0]);
 //! server.shutdown().await;
 //! # Ok(()) }

@@ -38,8 +38,6 @@ use crate::{gateway, grpc, http, ids, lessors, upkeep, watches};
 const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
 /// How long to wait before the member is published anew: a cluster that refused, or lost its leader, needs a moment.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
-/// The log since the last snapshot grows to this, and to the size of that snapshot, before the next is taken.
-const SNAPSHOT_BYTES_MIN: u64 = 64 << 20;
 
 /// Why a server does not start. Each message says what to do.
 #[derive(Debug, Error)]
@@ -432,7 +430,7 @@ fn driver_config(config: &Config, identity: Identity, epoch: u64) -> Result<Driv
         cluster_id: identity.cluster_id,
         tick: config.heartbeat_interval,
         snapshot_entries: config.snapshot_count,
-        snapshot_bytes_min: SNAPSHOT_BYTES_MIN,
+        snapshot_bytes_min: DriverConfig::SNAPSHOT_BYTES_MIN,
         batch_bytes_max: DriverConfig::BATCH_BYTES_MAX,
     })
 }

@@ -4,5 +4,6 @@
 
 mod harness;
 mod log_conformance;
+mod members;
 mod node_rules;
 mod nonsense;

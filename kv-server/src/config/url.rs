@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use super::ConfigError;
 
 /// A `scheme://host:port`. Its text is kept as it was given, since member ids are made of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +25,15 @@ pub enum Scheme {
     Https,
     /// A Unix socket, with TLS or without.
     Unix,
+}
+
+/// For embedders who fill in a [`Config`](super::Config) themselves.
+impl FromStr for Url {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        Self::parse(text).map_err(ConfigError::usage)
+    }
 }
 
 impl Url {
