@@ -28,8 +28,8 @@ struct Arguments {
 enum Task {
     /// Everything a change must pass: format, lints, tests, docs, tidy, a short simulation, installed clients.
     Ci,
-    /// Checks of the tree that no compiler makes: layering, versions, file sizes, words, links.
-    Tidy,
+    /// Checks of the tree that no compiler makes: layering, versions, file sizes, words, links, public APIs.
+    Tidy(tidy::Options),
     /// Runs the simulator, built for release, with the arguments given.
     Sim(Passed),
     /// Kills kv-server under load, again and again, and checks what it kept. Both are built for release.
@@ -78,7 +78,7 @@ fn run(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
         Task::Ci => ci::run(&workspace),
-        Task::Tidy => tidy::run(&workspace),
+        Task::Tidy(options) => tidy::run(&workspace, &options),
         Task::Clients { perf } => clients::run(&workspace, perf).map(drop),
         Task::Sim(passed) => step(&mut simulator(&workspace, &passed.arguments)),
         Task::Campaign(options) => campaign::run(&workspace, &options),

@@ -7,7 +7,9 @@
 //! * [`lock`]: versions and sources in `Cargo.lock`.
 //! * [`source`]: file sizes, words that must not stay, module docs, `unsafe`.
 //! * [`docs`]: the README's order, links, the list of decisions.
+//! * [`api`]: the public API of each library, as docs/api has it.
 
+mod api;
 mod docs;
 mod layering;
 mod lock;
@@ -20,8 +22,16 @@ use crate::run::Workspace;
 use crate::tidy::layering::Graph;
 use crate::tidy::tree::Tree;
 
+/// What to do about files that are made from the source.
+#[derive(Default, clap::Args)]
+pub(crate) struct Options {
+    /// Writes docs/api anew instead of comparing: look at the difference before it is committed.
+    #[arg(long)]
+    bless: bool,
+}
+
 /// Runs every check and prints what each has to say; one sentence is a failure.
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let tree = Tree::read(&workspace.root).context("reading the tree")?;
     let lock = std::fs::read_to_string(workspace.root.join("Cargo.lock")).context("reading Cargo.lock")?;
     let readme = tree.text("README.md").unwrap_or_default();
@@ -52,6 +62,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         tree.text(docs::DEPENDENCIES).unwrap_or_default(),
     );
     check("dependencies", explained);
+    check("public API", api::check(&workspace.root, options.bless)?);
     // Last, because cargo itself may refuse to answer about a tree that the checks above have something to say on.
     let graph = Graph::read(workspace)?;
     check("layering", layering::check(&graph));
