@@ -4,6 +4,7 @@
 //! * [`chaos`]: hurts a cluster of real processes, and checks everything that its clients were told.
 //! * [`cluster`]: clusters of processes side by side, and how long one is without a leader.
 //! * [`console`]: a cluster on this machine, with a prompt to kill, pause and cut its members.
+//! * [`budget`]: what one operation costs in instructions, allocations, system calls, syncs, wakes, bytes: figures that repeat.
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
 //! * [`lab`]: our engine, log and codec beside other designs, each alone.
@@ -28,6 +29,7 @@
 //! * No process outlives its tool.
 
 mod audience;
+pub mod budget;
 pub mod chaos;
 pub mod cluster;
 pub mod console;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kv_bench::figures::Report;
-use kv_bench::{chaos, cluster, console, crash, kube, lab, leases, million, watch, wire};
+use kv_bench::{budget, chaos, cluster, console, crash, kube, lab, leases, million, watch, wire};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
@@ -23,6 +23,8 @@ enum Tool {
     Cluster(cluster::Options),
     /// Runs a cluster on this machine, with a prompt to kill, pause and cut its members.
     Console(console::Options),
+    /// Counts what one operation costs the server.
+    Budget(budget::Options),
     /// Kills a server under load, again and again, and checks that it kept what it acknowledged.
     Crash(crash::Options),
     /// Runs a server, a control and rivals under the same clients, and compares them.
@@ -111,6 +113,7 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             }
             println!("Report: {}, every round: {}", report.markdown_path.display(), report.json_path.display());
         }
+        Tool::Budget(options) => budget::run(&options).await?,
         Tool::Million(options) => show(&million::run(&options).await?),
         Tool::Cluster(options) => show(&cluster::run(&options).await?),
         Tool::Kube(options) => show(&kube::run(&options).await?),

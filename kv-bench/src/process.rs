@@ -46,6 +46,36 @@ pub(crate) fn rss_bytes(pid: u32) -> Result<u64> {
     Ok(field(&status, "VmRSS:").with_context(|| format!("{path} has no VmRSS"))? * 1024)
 }
 
+/// A thread of a process.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    status: String,
+}
+
+impl Thread {
+    /// How often it waited for something.
+    pub(crate) fn voluntary_switches(&self) -> Result<u64> {
+        field(&self.status, "voluntary_ctxt_switches:").with_context(|| format!("thread {} has no switches", self.id))
+    }
+}
+
+/// The threads of the process `pid` now.
+pub(crate) fn threads(pid: u32) -> Result<Vec<Thread>> {
+    let folder = format!("/proc/{pid}/task");
+    let mut threads = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("listing {folder}"))? {
+        let path = entry.with_context(|| format!("listing {folder}"))?.path();
+        let id = path.file_name().and_then(|name| name.to_str()?.parse().ok()).context("a thread's id")?;
+        // One that has just ended is none.
+        let Ok(status) = read_to_string(path.join("status")) else { continue };
+        let name = status.lines().find_map(|line| line.strip_prefix("Name:")).unwrap_or_default().trim().to_owned();
+        threads.push(Thread { id, name, status });
+    }
+    Ok(threads)
+}
+
 /// Lets the peak of resident memory of the process `pid` begin anew.
 pub(crate) fn reset_peak(pid: u32) -> Result<()> {
     let path = format!("/proc/{pid}/clear_refs");

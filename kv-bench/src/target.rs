@@ -217,11 +217,7 @@ impl Running {
     /// # Errors
     /// When it does not answer.
     pub(crate) async fn metrics(&self) -> Result<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.place.client)).await.context("connecting")?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.context("asking for the metrics")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.context("reading the metrics")?;
-        Ok(answer)
+        metrics(self.place.client).await
     }
 
     /// Its process.
@@ -288,6 +284,15 @@ pub(crate) fn binary(path: &Path) -> Result<PathBuf> {
     let full = path.canonicalize().with_context(|| format!("no program at {}", path.display()))?;
     ensure!(full.is_file(), "{} is no program", path.display());
     Ok(full)
+}
+
+/// The metrics of the server on a port, as text.
+pub(crate) async fn metrics(port: u16) -> Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.context("connecting")?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.context("asking for the metrics")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.context("reading the metrics")?;
+    Ok(answer)
 }
 
 /// A port that is free at this moment.

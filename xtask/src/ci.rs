@@ -45,6 +45,7 @@ fn steps(workspace: &Workspace, done: &mut Vec<Outcome>) -> Result<()> {
     timed(done, "packages", || command(workspace.cargo(&packages)))?;
     timed(done, "simulation", || command(workspace.cargo(&simulation)))?;
     timed(done, "planted bugs", || command(workspace.cargo(&planted)))?;
+    timed(done, "budget", || crate::budget(workspace, &["--check", "--portable"]).map(|()| String::new()))?;
     timed(done, "clients", || clients::run(workspace, false))
 }
 

@@ -45,6 +45,9 @@ enum Task {
     /// `bench million ...` with a large store; `bench watch`, `bench leases`, `bench kube`: see docs/benchmarks; `bench cluster
     /// [--failover K]` with three members each; `bench lab [--quick] ...` its parts beside other designs.
     Bench(Passed),
+    /// Counts what a put, a range and a guarded transaction cost (instructions, allocations, system calls, syncs, wakes, bytes) and
+    /// compares with docs/benchmarks/budget.toml (`--check`), or writes that (`--write`). `--portable`: allocations and syncs alone.
+    Budget(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
     Clients {
         /// Has etcdctl check the server's speed as well, which takes a minute.
@@ -85,6 +88,7 @@ fn run(task: Task) -> Result<()> {
         Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),
         Task::Chaos(passed) => step(kv_bench(&workspace, "chaos")?.args(passed.arguments)),
         Task::Cluster(passed) => become_of(kv_bench(&workspace, "console")?.args(passed.arguments)),
+        Task::Budget(passed) => budget(&workspace, &passed.arguments.iter().map(String::as_str).collect::<Vec<_>>()),
         Task::Bench(passed) => {
             if passed.arguments.first().is_some_and(|first| first == "lab") {
                 return step(&mut lab(&workspace, &passed.arguments[1..])?);
@@ -127,6 +131,24 @@ fn lab(workspace: &Workspace, arguments: &[String]) -> Result<std::process::Comm
     }
     step(&mut build)?;
     Ok(command)
+}
+
+/// Counts, with the compiler's name beside the figures. What is the same in every build is counted in the one that the tests left.
+pub(crate) fn budget(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
+    let (build, folder): (&[&str], _) = if arguments.contains(&"--portable") {
+        (&["build", "--workspace", "--bin", "kv-bench", "--bin", "kv-counted"], "debug")
+    } else {
+        (&["build", "--release", "--package", "kv-bench"], "release")
+    };
+    step(&mut workspace.cargo(build))?;
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let version = std::process::Command::new(rustc).arg("--version").output().context("rustc --version")?;
+    let folder = workspace.target_directory.join(folder);
+    let mut command = std::process::Command::new(folder.join("kv-bench"));
+    command.arg("budget").arg("--counted").arg(folder.join("kv-counted"));
+    command.arg("--budget").arg(workspace.root.join("docs/benchmarks/budget.toml"));
+    command.arg("--rustc").arg(String::from_utf8_lossy(&version.stdout).trim());
+    step(command.args(arguments))
 }
 
 /// A tool of kv-bench against our server, both built for release.
