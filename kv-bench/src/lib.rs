@@ -5,6 +5,7 @@
 //! * [`cluster`]: clusters of processes side by side, and how long one is without a leader.
 //! * [`console`]: a cluster on this machine, with a prompt to kill, pause and cut its members.
 //! * [`budget`]: what one operation costs in instructions, allocations, system calls, syncs, wakes, bytes: figures that repeat.
+//! * [`cliffs`]: the longest that small operations take while something large goes on.
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
 //! * [`lab`]: our engine, log and codec beside other designs, each alone.
@@ -31,6 +32,7 @@
 mod audience;
 pub mod budget;
 pub mod chaos;
+pub mod cliffs;
 pub mod cluster;
 pub mod console;
 pub mod crash;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kv_bench::figures::Report;
-use kv_bench::{budget, chaos, cluster, console, crash, kube, lab, leases, million, watch, wire};
+use kv_bench::{budget, chaos, cliffs, cluster, console, crash, kube, lab, leases, million, watch, wire};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
@@ -29,6 +29,8 @@ enum Tool {
     Crash(crash::Options),
     /// Runs a server, a control and rivals under the same clients, and compares them.
     Wire(wire::Options),
+    /// Measures how long small operations take at worst while something large goes on.
+    Cliffs(cliffs::Options),
     /// Runs one large store from its first put to a restart: memory, pages, lists, stalls.
     Million(million::Options),
     /// Runs the analysis that kv answers: eight engines, eight experiments, one page.
@@ -114,6 +116,7 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             println!("Report: {}, every round: {}", report.markdown_path.display(), report.json_path.display());
         }
         Tool::Budget(options) => budget::run(&options).await?,
+        Tool::Cliffs(options) => show(&cliffs::run(&options).await?),
         Tool::Million(options) => show(&million::run(&options).await?),
         Tool::Cluster(options) => show(&cluster::run(&options).await?),
         Tool::Kube(options) => show(&kube::run(&options).await?),

@@ -1,4 +1,4 @@
-//! A small put at regular intervals, and how long each took.
+//! A small put, or a get of it, at regular intervals, and how long each took.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use hdrhistogram::Histogram;
-use kv_server::proto::etcdserverpb::PutRequest;
 use kv_server::proto::etcdserverpb::kv_client::KvClient;
+use kv_server::proto::etcdserverpb::{PutRequest, RangeRequest};
 use tokio::task::JoinSet;
+use tonic::Status;
 
 use crate::figures::{latencies, record};
 use crate::target::Running;
@@ -17,44 +18,61 @@ use crate::target::Running;
 /// Sorts behind every key of the store.
 const KEY: &str = "pulse";
 
-/// Puts on a schedule, on a thread and a connection of their own: what the other clients are busy with holds none of them up.
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beat {
+    Puts,
+    /// A put and a get in turn.
+    PutsAndGets,
+}
+
+/// Small operations on a schedule, on a thread and a connection of their own: what the other clients are busy with holds none of them up.
 pub(crate) struct Pulse {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Histogram<u64>>>,
 }
 
 impl Pulse {
-    pub(crate) fn start(server: &Running, every: Duration) -> Result<Self> {
+    pub(crate) fn start(server: &Running, beat: Beat, every: Duration) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, endpoint) = (Arc::clone(&stop), server.endpoint());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
-        let beat = async move {
+        let beats = async move {
             let kv = KvClient::new(endpoint.connect().await.context("connecting to the server")?);
             let (mut puts, mut times) = (JoinSet::new(), latencies());
-            let mut due = Instant::now();
+            let (mut due, mut get) = (Instant::now(), false);
             while !stopped.load(Ordering::Relaxed) {
                 tokio::time::sleep_until(due.into()).await;
                 let mut kv = kv.clone();
                 // Its latency counts from when it was due: a stall shows in every put that it held up.
                 puts.spawn(async move {
-                    let put = PutRequest { key: KEY.into(), value: "beat".into(), ..Default::default() };
-                    kv.put(put).await.map(|_| due.elapsed())
+                    if get {
+                        kv.range(RangeRequest { key: KEY.into(), ..Default::default() }).await.map(drop)?;
+                    } else {
+                        let put = PutRequest { key: KEY.into(), value: "beat".into(), ..Default::default() };
+                        kv.put(put).await.map(drop)?;
+                    }
+                    Ok::<_, Status>(due.elapsed())
                 });
+                get = beat == Beat::PutsAndGets && !get;
                 due += every;
                 while let Some(done) = puts.try_join_next() {
-                    record(&mut times, done.context("a put panicked")?.context("a put of the pulse failed")?);
+                    record(
+                        &mut times,
+                        done.context("the pulse panicked")?.context("an operation of the pulse failed")?,
+                    );
                 }
             }
             while let Some(done) = puts.join_next().await {
-                record(&mut times, done.context("a put panicked")?.context("a put of the pulse failed")?);
+                record(&mut times, done.context("the pulse panicked")?.context("an operation of the pulse failed")?);
             }
             Ok(times)
         };
-        let thread = std::thread::spawn(move || runtime.block_on(beat));
+        let thread = std::thread::spawn(move || runtime.block_on(beats));
         Ok(Self { stop, thread })
     }
 
-    /// How long its puts took, in nanoseconds.
+    /// How long its operations took, in nanoseconds.
     pub(crate) fn stop(self) -> Result<Histogram<u64>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the pulse panicked"))?

@@ -1,6 +1,6 @@
 //! The servers that are compared: what each is, and one run of it on a fresh directory.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -205,6 +205,11 @@ impl Running {
     /// What the kernel counted of it up to now.
     pub(crate) fn counters(&self) -> Result<Counters> {
         Counters::of(self.child.id())
+    }
+
+    /// Its address, for clients that are told one.
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.place.client).into()
     }
 
     /// Where it is reached.

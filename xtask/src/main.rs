@@ -42,8 +42,9 @@ enum Task {
     /// What takes too long for every change: fresh seeds, planted bugs, every crash state, crashes and power losses, fuzzers.
     Campaign(campaign::Options),
     /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
-    /// `bench million ...` with a large store; `bench watch`, `bench leases`, `bench kube`: see docs/benchmarks; `bench cluster
-    /// [--failover K]` with three members each; `bench lab [--quick] ...` its parts beside other designs.
+    /// `bench million ...` with a large store; `bench cliffs ...` small operations beside large ones; `bench watch`, `bench leases`,
+    /// `bench kube`: see docs/benchmarks; `bench cluster [--failover K]` with three members each; `bench lab [--quick] ...` its parts
+    /// beside other designs.
     Bench(Passed),
     /// Counts what a put, a range and a guarded transaction cost (instructions, allocations, system calls, syncs, wakes, bytes) and
     /// compares with docs/benchmarks/budget.toml (`--check`), or writes that (`--write`). `--portable`: allocations and syncs alone.
@@ -57,7 +58,7 @@ enum Task {
 }
 
 /// The measuring tools of kv-bench.
-const BENCHES: [&str; 6] = ["wire", "million", "watch", "leases", "kube", "cluster"];
+const BENCHES: [&str; 7] = ["wire", "cliffs", "million", "watch", "leases", "kube", "cluster"];
 
 #[derive(clap::Args)]
 struct Passed {
@@ -89,7 +90,12 @@ fn run(task: Task) -> Result<()> {
         Task::Chaos(passed) => step(kv_bench(&workspace, "chaos")?.args(passed.arguments)),
         Task::Cluster(passed) => become_of(kv_bench(&workspace, "console")?.args(passed.arguments)),
         Task::Budget(passed) => budget(&workspace, &passed.arguments.iter().map(String::as_str).collect::<Vec<_>>()),
-        Task::Bench(passed) => {
+        Task::Bench(mut passed) => {
+            // One large store is a preset by name and a tool by nature.
+            if let Some(at) = passed.arguments.windows(2).position(|pair| pair == ["--preset", "million"]) {
+                passed.arguments.drain(at..at + 2);
+                passed.arguments.insert(0, "million".to_owned());
+            }
             if passed.arguments.first().is_some_and(|first| first == "lab") {
                 return step(&mut lab(&workspace, &passed.arguments[1..])?);
             }

@@ -115,7 +115,7 @@ fn value(bytes: usize) -> bytes::Bytes {
 }
 
 /// Puts `key` if its last change was at `revision`, else gets it.
-fn guarded_put(key: bytes::Bytes, revision: i64, value: bytes::Bytes) -> TxnRequest {
+pub(crate) fn guarded_put(key: bytes::Bytes, revision: i64, value: bytes::Bytes) -> TxnRequest {
     let compare = Compare {
         result: CompareResult::Equal.into(),
         target: CompareTarget::Mod.into(),

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub(crate) use calls::guarded_put;
 use calls::{Caller, Operation};
 use child::{Counted, Under};
 use file::{Budget, INSTRUCTIONS};

@@ -194,6 +194,7 @@ fn workload(clients: u32, connections: u32, get_percent: u32) -> Workload {
         connections,
         get_percent,
         range_keys: 1,
+        guarded: false,
         keys: KEYS,
         value_bytes: VALUE_BYTES,
         rate: None,

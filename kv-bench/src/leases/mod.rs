@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use tonic::transport::Channel;
 
 use crate::figures::{Figures, Report, Results, Row, percentile_ms};
-use crate::pulse::Pulse;
+use crate::pulse::{Beat, Pulse};
 use crate::race::{Race, in_turn};
 use crate::target::{Running, Target};
 use crate::watching::{Watching, of_range};
@@ -91,7 +91,7 @@ async fn round(target: &Target, options: &Options) -> Result<Vec<Row>> {
     let server = target.start(directory.path(), &[]).await?;
     let channels = server.connect(CONNECTIONS).await?;
 
-    let pulse = Pulse::start(&server, PULSE)?;
+    let pulse = Pulse::start(&server, Beat::Puts, PULSE)?;
     tokio::time::sleep(QUIET).await;
     let quiet = pulse.stop()?;
     figures.add("pulse, nothing else: p50", "ms", percentile_ms(&quiet, 50.0));
@@ -115,7 +115,7 @@ async fn all_end(figures: &mut Figures<'_>, server: &Running, channels: &[Channe
     let due = Instant::now() + Duration::from_secs(SHORT_SECONDS.into());
 
     tokio::time::sleep_until((due - BEFORE_DUE).into()).await;
-    let pulse = Pulse::start(server, PULSE)?;
+    let pulse = Pulse::start(server, Beat::Puts, PULSE)?;
     let (before, mut gone) = (server.counters()?, 0);
     while gone < leases as usize {
         gone += keys.next().await?.events.len();

@@ -25,7 +25,7 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 const WRITERS: u32 = 256;
 
 /// A client of a store of so many keys.
-pub(super) struct Client {
+pub(crate) struct Client {
     channels: Vec<Channel>,
     keys: Arc<[Bytes]>,
     value_bytes: usize,
@@ -33,18 +33,18 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) async fn connect(server: &Running, keys: u32, value_bytes: usize, seed: u64) -> Result<Self> {
+    pub(crate) async fn connect(server: &Running, keys: u32, value_bytes: usize, seed: u64) -> Result<Self> {
         let keys = (0..keys).map(key).collect();
         Ok(Self { channels: server.connect(CONNECTIONS).await?, keys, value_bytes, seed })
     }
 
     /// How many keys there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
     /// Bytes of a key and its value.
-    pub(super) fn pair_bytes(&self) -> usize {
+    pub(crate) fn pair_bytes(&self) -> usize {
         self.keys[0].len() + self.value_bytes
     }
 
@@ -54,7 +54,7 @@ impl Client {
     }
 
     /// Puts every key once, in random order.
-    pub(super) async fn put_all(&self) -> Result<()> {
+    pub(crate) async fn put_all(&self) -> Result<()> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let mut order: Vec<Bytes> = self.keys.to_vec();
         random.shuffle(&mut order);
@@ -82,7 +82,7 @@ impl Client {
     }
 
     /// The median time in milliseconds of a page from a random place to the end, limited to `limit` keys.
-    pub(super) async fn pages(&self, limit: i64, reads: usize) -> Result<f64> {
+    pub(crate) async fn pages(&self, limit: i64, reads: usize) -> Result<f64> {
         let (mut kv, mut random, mut times) = (self.kv(), fastrand::Rng::with_seed(self.seed), Times::new());
         for _ in 0..reads {
             let first = random.usize(..self.keys.len());
@@ -97,7 +97,7 @@ impl Client {
     }
 
     /// The median times in milliseconds of a range of `len` keys at a random place of this store, and of the `other`. They take turns.
-    pub(super) async fn ranges_beside(&self, other: &Self, len: usize, reads: usize) -> Result<(f64, f64)> {
+    pub(crate) async fn ranges_beside(&self, other: &Self, len: usize, reads: usize) -> Result<(f64, f64)> {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let (mut times, mut other_times) = (Times::new(), Times::new());
         for _ in 0..reads {
@@ -114,7 +114,7 @@ impl Client {
     }
 
     /// Lists everything in one answer, which is not looked at; its bytes.
-    pub(super) async fn list_all(&self) -> Result<usize> {
+    pub(crate) async fn list_all(&self) -> Result<usize> {
         let request = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
         let bytes = list(&self.channels[0], request).await?;
         let wanted = self.keys.len() * self.pair_bytes();
@@ -122,8 +122,22 @@ impl Client {
         Ok(bytes)
     }
 
+    /// Lists the first `keys` keys over and over, each client on a connection of its own, until it is dropped.
+    pub(crate) async fn list_for_ever(server: &Running, clients: u32, keys: u32) -> Result<()> {
+        let mut lists = JoinSet::<Result<()>>::new();
+        for channel in server.connect(clients).await? {
+            lists.spawn(async move {
+                loop {
+                    let request = RangeRequest { key: key(0), range_end: key(keys), ..Default::default() };
+                    list(&channel, request).await?;
+                }
+            });
+        }
+        crate::pace::all(lists).await
+    }
+
     /// Takes everything as a stream.
-    pub(super) async fn stream_all(&self) -> Result<()> {
+    pub(crate) async fn stream_all(&self) -> Result<()> {
         let request = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
         let mut parts = self.kv().range_stream(request).await.context("the stream failed")?.into_inner();
         let mut keys = 0;
@@ -135,7 +149,7 @@ impl Client {
     }
 
     /// Compacts at the current revision and waits until what that hides is gone.
-    pub(super) async fn compact(&self) -> Result<()> {
+    pub(crate) async fn compact(&self) -> Result<()> {
         let mut kv = self.kv();
         let now = kv.range(RangeRequest { key: "none".into(), ..Default::default() }).await?.into_inner();
         let revision = now.header.context("an answer without a header")?.revision;
@@ -144,7 +158,7 @@ impl Client {
     }
 
     /// Waits until our server, which writes snapshots all the time, has written one more.
-    pub(super) async fn snapshot(&self, server: &Running) -> Result<()> {
+    pub(crate) async fn snapshot(&self, server: &Running) -> Result<()> {
         let before = snapshots(server).await?;
         let deadline = Instant::now() + SNAPSHOT_WITHIN;
         while snapshots(server).await? == before {

@@ -15,7 +15,7 @@
 //! * The device's counter has everybody's writes, and no figure where the report's directory is on no disk of its own (in memory, say).
 //! * A page cache that still holds the files makes every restart faster than one after a cold start.
 
-mod load;
+pub(crate) mod load;
 mod readers;
 
 use std::path::Path;
@@ -25,7 +25,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::figures::{Figures, Report, Results, Row, percentile_ms};
 use crate::process::{device_bytes_written, reset_peak, rss_bytes};
-use crate::pulse::Pulse;
+use crate::pulse::{Beat, Pulse};
 use crate::race::{Race, in_turn};
 use crate::target::{Kind, Running, Target};
 use load::Client;
@@ -187,7 +187,7 @@ async fn put_all(client: &Client, directory: &Path) -> Result<(Duration, Option<
 
 /// The worst put in milliseconds while `work` went on, and what came of the work.
 async fn pulse_while<T>(server: &Running, work: impl Future<Output = T>) -> Result<(f64, T)> {
-    let pulse = Pulse::start(server, PULSE)?;
+    let pulse = Pulse::start(server, Beat::Puts, PULSE)?;
     let done = work.await;
     Ok((percentile_ms(&pulse.stop()?, 100.0).context("not one put of the pulse was answered")?, done))
 }

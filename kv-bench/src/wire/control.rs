@@ -11,9 +11,11 @@ use std::sync::{Mutex, MutexGuard};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use kv_server::proto::etcdserverpb::kv_server::{Kv, KvServer};
+use kv_server::proto::etcdserverpb::request_op::Request as Op;
+use kv_server::proto::etcdserverpb::response_op::Response as Done;
 use kv_server::proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader, TxnRequest, TxnResponse,
+    RangeRequest, RangeResponse, RangeStreamResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use kv_server::proto::mvccpb::KeyValue;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,7 +28,7 @@ pub struct ControlOptions {
     pub listen: SocketAddr,
 }
 
-/// Serves Range and Put until the process ends.
+/// Serves Range, Put and transactions of puts until the process ends.
 ///
 /// # Errors
 /// When it cannot listen on the address.
@@ -102,8 +104,17 @@ impl Kv for Control {
         Err(not_here())
     }
 
-    async fn txn(&self, _: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        Err(not_here())
+    /// Without revisions there is nothing to compare: every transaction succeeds, and its puts are done.
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let mut responses = Vec::new();
+        for RequestOp { request } in request.into_inner().success {
+            let Some(Op::RequestPut(PutRequest { key, value, .. })) = request else { return Err(not_here()) };
+            self.map().insert(key, value);
+            let done =
+                ResponseOp { response: Some(Done::ResponsePut(PutResponse { header: header(), prev_kv: None })) };
+            responses.push(done);
+        }
+        Ok(Response::new(TxnResponse { header: header(), succeeded: true, responses }))
     }
 
     async fn compact(&self, _: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
@@ -112,7 +123,7 @@ impl Kv for Control {
 }
 
 fn not_here() -> Status {
-    Status::unimplemented("the control has Range and Put only")
+    Status::unimplemented("the control has Range, Put and transactions of puts only")
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The clients: the very same for each server.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -7,11 +8,13 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use kv_server::proto::etcdserverpb::kv_client::KvClient;
+use kv_server::proto::etcdserverpb::response_op::Response as Answer;
 use kv_server::proto::etcdserverpb::{PutRequest, RangeRequest};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use super::options::Workload;
+use crate::budget::guarded_put;
 use crate::figures::{latencies, record};
 use crate::pace::{Pace, Schedule, all};
 
@@ -45,6 +48,8 @@ pub(crate) struct Load {
     workload: Workload,
     channels: Vec<Channel>,
     keys: Arc<[Bytes]>,
+    /// For each key the revision at which it was last seen to change; 0 before that.
+    seen: Arc<[AtomicI64]>,
     values: Bytes,
     seed: u64,
 }
@@ -77,7 +82,8 @@ impl Load {
         let values = std::iter::repeat_with(|| random.u8(..)).take(workload.value_bytes + OFFSETS).collect();
         // One more than is stored: the end of the last range.
         let keys = (0..=workload.keys).map(|number| format!("bench/{number:08}").into()).collect();
-        Self { workload: workload.clone(), channels, keys, values, seed }
+        let seen = (0..=workload.keys).map(|_| AtomicI64::new(0)).collect();
+        Self { workload: workload.clone(), channels, keys, seen, values, seed }
     }
 
     /// Bytes of a key and of its value: what one put asks to be kept.
@@ -177,8 +183,26 @@ impl Load {
     async fn put(&self, client: &mut KvClient<Channel>, index: usize, random: &mut fastrand::Rng) -> Result<()> {
         let from = random.usize(..OFFSETS);
         let value = self.values.slice(from..from + self.workload.value_bytes);
-        let request = PutRequest { key: self.keys[index].clone(), value, ..PutRequest::default() };
+        let key = self.keys[index].clone();
+        if self.workload.guarded {
+            return self.guarded_put(client, index, key, value).await;
+        }
+        let request = PutRequest { key, value, ..PutRequest::default() };
         client.put(request).await.context("a put failed")?;
+        Ok(())
+    }
+
+    /// Puts if nobody else has since this key was last seen; else it is seen now.
+    async fn guarded_put(&self, client: &mut KvClient<Channel>, index: usize, key: Bytes, value: Bytes) -> Result<()> {
+        let seen = &self.seen[index];
+        let request = guarded_put(key, seen.load(Ordering::Relaxed), value);
+        let answer = client.txn(request).await.context("a transaction failed")?.into_inner();
+        let revision = match (answer.succeeded, answer.responses.first().and_then(|first| first.response.as_ref())) {
+            (true, _) => answer.header.map(|header| header.revision),
+            (false, Some(Answer::ResponseRange(found))) => Some(found.kvs.first().map_or(0, |pair| pair.mod_revision)),
+            _ => None,
+        };
+        seen.store(revision.context("a transaction answered neither of its two requests")?, Ordering::Relaxed);
         Ok(())
     }
 }

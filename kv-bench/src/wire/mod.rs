@@ -17,6 +17,7 @@
 //!   saw, and more, where a log rewrites a prepared file. They are in the JSON by their right name, and in no table.
 
 mod control;
+mod h2load;
 pub(crate) mod load;
 mod options;
 mod report;
@@ -58,18 +59,29 @@ pub struct Report {
 /// # Errors
 /// Options that make no sense, a program that is not there or does not start, an operation that fails.
 pub async fn run(options: &Options, kv_bench: &Path) -> Result<Report> {
-    let workloads = options.workloads()?;
+    let mut workloads: Vec<(Workload, bool)> =
+        options.workloads()?.into_iter().map(|workload| (workload, false)).collect();
+    match options.h2load {
+        true if h2load::installed() => {
+            workloads.extend(h2load::workloads(options.secs).into_iter().map(|workload| (workload, true)));
+        }
+        true => eprintln!("kv-bench wire: NOT RUN: h2load is not installed (Debian: nghttp2-client)"),
+        false => {}
+    }
     let mut targets = options.race.prepare()?;
     targets.push(Target::new(Kind::Control, kv_bench)?);
     let seed = fastrand::u64(..);
     eprintln!("kv-bench wire: seed {seed}");
 
     let mut runs = Vec::new();
-    for workload in workloads {
+    for (workload, by_h2load) in workloads {
         let mut servers = vec![Vec::new(); targets.len()];
         for round in 1..=options.rounds {
             for (target, rounds) in targets.iter().zip(&mut servers) {
-                let sample = one_round(target, &workload, &options.race, seed).await;
+                let sample = match by_h2load {
+                    true => h2load::one_round(target, &workload, &options.race).await,
+                    false => one_round(target, &workload, &options.race, seed).await,
+                };
                 let sample = sample.with_context(|| format!("{} under {}", target.name, workload.name))?;
                 let (name, total, speed) = (&workload.name, options.rounds, sample.operations_per_second);
                 eprintln!("{name} {round}/{total}  {:<14} {speed:>9.0} operations/s", target.name);

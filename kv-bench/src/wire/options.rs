@@ -25,7 +25,7 @@ pub struct Options {
     /// Which servers run, and where the report goes.
     #[command(flatten)]
     pub race: Race,
-    /// mixed, reads, writes, single, many or ranges; several with commas. Without it: mixed, reads, writes, single.
+    /// mixed, reads, writes, single, many, ranges or guarded; several with commas. Without it: mixed, reads, writes, single.
     #[arg(long, value_delimiter = ',')]
     pub preset: Vec<String>,
     /// Clients, each with one request in flight.
@@ -53,6 +53,9 @@ pub struct Options {
     /// Rounds of each workload; the servers take turns.
     #[arg(long, default_value_t = 3)]
     pub rounds: u32,
+    /// Loads each server with h2load as well, where it is installed: a client that costs little, for the upper end.
+    #[arg(long)]
+    pub h2load: bool,
 }
 
 /// What the clients do.
@@ -68,6 +71,8 @@ pub struct Workload {
     pub get_percent: u32,
     /// Keys that a get asks for: 1, or that many in a row.
     pub range_keys: u32,
+    /// Whether a put is a transaction: if the key is as it was last seen, put, else get.
+    pub guarded: bool,
     /// Keys stored before the run.
     pub keys: u32,
     /// Bytes of a value.
@@ -78,14 +83,30 @@ pub struct Workload {
     pub secs: u32,
 }
 
-/// The presets: name, clients, connections, gets in 100, keys a get asks for.
-const PRESETS: [(&str, u32, u32, u32, u32); 6] = [
-    ("mixed", 30, 30, 80, 1),
-    ("reads", 256, 8, 100, 1),
-    ("writes", 256, 8, 0, 1),
-    ("single", 1, 1, 0, 1),
-    ("many", 256, 8, 80, 1),
-    ("ranges", 32, 8, 100, 100),
+/// What a preset is called, and its load.
+struct Preset {
+    name: &'static str,
+    clients: u32,
+    connections: u32,
+    get_percent: u32,
+    range_keys: u32,
+    value_bytes: usize,
+    guarded: bool,
+}
+
+const fn preset(name: &'static str, clients: u32, connections: u32, get_percent: u32) -> Preset {
+    Preset { name, clients, connections, get_percent, range_keys: 1, value_bytes: VALUE_BYTES, guarded: false }
+}
+
+const PRESETS: [Preset; 7] = [
+    preset("mixed", 30, 30, 80),
+    preset("reads", 256, 8, 100),
+    preset("writes", 256, 8, 0),
+    preset("single", 1, 1, 0),
+    preset("many", 256, 8, 80),
+    Preset { range_keys: 100, ..preset("ranges", 32, 8, 100) },
+    // As Kubernetes writes its objects.
+    Preset { value_bytes: 400, guarded: true, ..preset("guarded", 256, 8, 0) },
 ];
 /// Those that run unasked.
 const USUAL: [&str; 4] = ["mixed", "reads", "writes", "single"];
@@ -116,21 +137,21 @@ impl Options {
     }
 
     fn workload(&self, name: &str) -> Result<Workload> {
-        let Some((_, clients, connections, get, range_keys)) = PRESETS.into_iter().find(|preset| preset.0 == name)
-        else {
-            let known: Vec<&str> = PRESETS.iter().map(|preset| preset.0).collect();
+        let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) else {
+            let known: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
             bail!("unknown preset {name:?}: there are {}", known.join(", "));
         };
-        let clients = self.clients.unwrap_or(clients);
+        let clients = self.clients.unwrap_or(preset.clients);
         let workload = Workload {
             name: name.to_owned(),
             clients,
             // Fewer clients than the preset has need no idle connections.
-            connections: self.connections.unwrap_or(connections.min(clients)),
-            get_percent: self.get.unwrap_or(get),
-            range_keys,
+            connections: self.connections.unwrap_or(preset.connections.min(clients)),
+            get_percent: self.get.unwrap_or(preset.get_percent),
+            range_keys: preset.range_keys,
+            guarded: preset.guarded,
             keys: self.keys.unwrap_or(KEYS),
-            value_bytes: self.value.unwrap_or(VALUE_BYTES),
+            value_bytes: self.value.unwrap_or(preset.value_bytes),
             rate: self.rate,
             secs: self.secs,
         };
@@ -169,6 +190,7 @@ impl Workload {
     pub fn description(&self) -> String {
         let Self { clients, connections, get_percent, range_keys, keys, value_bytes, .. } = self;
         let gets = match (get_percent, range_keys) {
+            (0, _) if self.guarded => "puts if the key is as it was last seen, else gets".to_owned(),
             (0, _) => "puts".to_owned(),
             (100, 1) => "gets".to_owned(),
             (100, keys) => format!("ranges of {keys} keys"),
@@ -229,12 +251,15 @@ mod tests {
             connections: 3,
             get_percent: 7,
             range_keys: 1,
+            guarded: false,
             keys: 9,
             value_bytes: 11,
             rate: Some(50),
             secs: 2,
         };
         assert_eq!(options(line).workloads().unwrap(), [expect]);
+        let guarded = options("--preset guarded").workloads().unwrap();
+        assert_eq!((guarded[0].value_bytes, guarded[0].guarded), (400, true));
         let two = options("--preset writes --clients 2").workloads().unwrap();
         assert_eq!((two[0].clients, two[0].connections), (2, 2), "no idle connections");
     }

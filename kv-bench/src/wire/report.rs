@@ -155,10 +155,11 @@ impl Results {
 }
 
 fn workload_json(workload: &Workload) -> Value {
-    let Workload { name, clients, connections, get_percent, range_keys, keys, value_bytes, rate, secs } = workload;
+    let Workload { name, clients, connections, get_percent, range_keys, guarded, keys, value_bytes, rate, secs } =
+        workload;
     json!({
         "name": name, "clients": clients, "connections": connections, "get_percent": get_percent,
-        "range_keys": range_keys, "keys": keys, "value_bytes": value_bytes, "rate": rate, "secs": secs,
+        "range_keys": range_keys, "guarded": guarded, "keys": keys, "value_bytes": value_bytes, "rate": rate, "secs": secs,
     })
 }
 
@@ -191,6 +192,7 @@ mod tests {
             connections: 1,
             get_percent: 0,
             range_keys: 1,
+            guarded: false,
             keys: 10,
             value_bytes: 256,
             rate: None,

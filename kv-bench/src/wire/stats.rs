@@ -54,6 +54,19 @@ impl Sample {
             unsent: outcome.unsent,
         }
     }
+
+    /// The figures of a round of another program, which tells no latencies.
+    pub(super) fn of_others(operations_per_second: f64, operations: u64, before: Counters, after: Counters) -> Self {
+        Self {
+            operations_per_second,
+            get_us: None,
+            put_us: None,
+            cpu_us: after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6 / operations as f64,
+            rss_mib: after.rss_bytes_peak as f64 / (1024.0 * 1024.0),
+            dirtied_ratio: None,
+            unsent: 0,
+        }
+    }
 }
 
 impl Summary {
@@ -76,7 +89,7 @@ impl Summary {
 }
 
 /// p50, p99 and p99.9 in microseconds.
-fn percentiles(ns: &Histogram<u64>) -> Option<[f64; 3]> {
+pub(super) fn percentiles(ns: &Histogram<u64>) -> Option<[f64; 3]> {
     (!ns.is_empty()).then(|| [50.0, 99.0, 99.9].map(|percent| ns.value_at_percentile(percent) as f64 / 1000.0))
 }
 

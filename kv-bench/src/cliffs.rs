@@ -1,0 +1,146 @@
+//! `kv-bench cliffs`: small operations on a steady schedule while something large goes on beside them.
+//!
+//! # One server
+//! 1. Store the keys in random order.
+//! 2. For each row: a put or a get of one small key is due every two milliseconds, whether or not earlier ones were answered, while
+//!    what the row names goes on. The figure is the longest that any of them took, from when it was due.
+//!
+//! A quiet row tells what machine and disk do by themselves: what is below it is noise.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use kv_server::proto::etcdserverpb::SnapshotRequest;
+use kv_server::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+
+use crate::figures::{Figures, Report, Results, Row, percentile_ms};
+use crate::million::load::Client;
+use crate::pulse::{Beat, Pulse};
+use crate::race::{Race, in_turn};
+use crate::target::{Kind, Running, Target};
+use crate::watching::{Watching, of_range};
+
+/// Between two small operations.
+const EVERY: Duration = Duration::from_millis(2);
+/// How long what has no end of its own goes on.
+const FOR: Duration = Duration::from_secs(5);
+/// What is idle gets idle.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Below that the rows have nothing large in them.
+const KEYS_MIN: u32 = 1_000;
+const KEYS_MAX: u32 = 5_000_000;
+const VALUE_BYTES_MAX: usize = 64 * 1024;
+const LISTERS: u32 = 64;
+/// Keys that each of them lists.
+const LISTED_KEYS: u32 = 10_000;
+/// Entries after which a server takes a snapshot, in that row.
+const SNAPSHOT_ENTRIES: u64 = 1_000;
+
+/// What to run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Which servers run, and where the report goes.
+    #[command(flatten)]
+    pub race: Race,
+    /// Keys of the store.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub keys: u32,
+    /// Bytes of a value.
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    pub value: usize,
+    /// Rounds; the servers take turns.
+    #[arg(long, default_value_t = 1)]
+    pub rounds: u32,
+}
+
+/// Runs the rows on every server and writes the report.
+///
+/// # Errors
+/// Options that make no sense, a program that is not there or does not start, an operation that fails.
+pub async fn run(options: &Options) -> Result<Report> {
+    let Options { keys, value, rounds, .. } = *options;
+    ensure!((KEYS_MIN..=KEYS_MAX).contains(&keys), "--keys is from {KEYS_MIN} to {KEYS_MAX}, not {keys}");
+    ensure!((1..=VALUE_BYTES_MAX).contains(&value), "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value}");
+    ensure!((1..=20).contains(&rounds), "--rounds is from 1 to 20, not {rounds}");
+    let targets = options.race.prepare()?;
+    let seed = fastrand::u64(..);
+    eprintln!("kv-bench cliffs: seed {seed}");
+    let results = in_turn(&targets, rounds, async |target| rows(target, options, seed).await).await?;
+    let per_second = 1000 / EVERY.as_millis();
+    let about = format!(
+        "The longest of {per_second} small operations a second, puts and gets in turn, while the row goes on; {keys} keys, values of {value} B."
+    );
+    Results { tool: "cliffs", about, seed: Some(seed), targets: &targets, rounds: &results }.write(&options.race.out)
+}
+
+async fn rows(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>> {
+    let Options { keys, value, .. } = *options;
+    let mut figures = Figures::of(target);
+    let directory = options.race.directory()?;
+    // One snapshot while the keys come, and none by chance in another row.
+    let seldom = vec![format!("--snapshot-count={}", u64::MAX >> 1)];
+    let mut server = target.start(directory.path(), &seldom).await?;
+    let mut client = Client::connect(&server, keys, value, seed).await?;
+    client.put_all().await?;
+
+    let mut row = async |name, server: &Running, work: &mut (dyn Future<Output = Result<()>> + Unpin)| {
+        tokio::time::sleep(SETTLE).await;
+        let pulse = Pulse::start(server, Beat::PutsAndGets, EVERY)?;
+        let done = work.await;
+        let worst = percentile_ms(&pulse.stop()?, 100.0).context("not one small operation was answered")?;
+        figures.add(name, "ms", worst);
+        done
+    };
+    row("nothing else", &server, &mut Box::pin(wait())).await?;
+    row("a list of all keys", &server, &mut Box::pin(async { client.list_all().await.map(drop) })).await?;
+    row("64 clients that list 10,000 keys", &server, &mut Box::pin(listers(&server, keys))).await?;
+    row("a client that never reads", &server, &mut Box::pin(never_reading(&server))).await?;
+    row("a backup", &server, &mut Box::pin(backup(&server))).await?;
+    client.put_all().await?;
+    row("a compaction of a revision for each key", &server, &mut Box::pin(client.compact())).await?;
+    drop(client);
+    (server, _) = target.restart(server, &[format!("--snapshot-count={SNAPSHOT_ENTRIES}")]).await?;
+    client = Client::connect(&server, keys, value, seed).await?;
+    if target.kind == Kind::Kv {
+        row(SNAPSHOTS, &server, &mut Box::pin(client.snapshot(&server))).await?;
+    } else {
+        row(SNAPSHOTS, &server, &mut Box::pin(wait())).await?;
+    }
+    drop(server);
+    Ok(figures.finish())
+}
+
+const SNAPSHOTS: &str = "snapshots, one after a thousand entries";
+
+async fn wait() -> Result<()> {
+    tokio::time::sleep(FOR).await;
+    Ok(())
+}
+
+async fn listers(server: &Running, keys: u32) -> Result<()> {
+    let lists = Client::list_for_ever(server, LISTERS, LISTED_KEYS.min(keys));
+    // They go on until the time is over.
+    tokio::time::timeout(FOR, lists).await.unwrap_or(Ok(()))
+}
+
+/// A watcher of everything and a backup, neither of which is ever read.
+async fn never_reading(server: &Running) -> Result<()> {
+    let channels = server.connect(2).await?;
+    let watching =
+        Watching::open(&channels[0], vec![of_range(Bytes::from_static(b"\0"), Bytes::from_static(b"\0"))]).await?;
+    let backup = MaintenanceClient::new(channels[1].clone()).snapshot(SnapshotRequest::default()).await;
+    let backup = backup.context("a backup failed")?;
+    wait().await?;
+    drop((watching, backup));
+    Ok(())
+}
+
+/// Takes a backup, which is thrown away.
+async fn backup(server: &Running) -> Result<()> {
+    let channel = server.connect(1).await?.pop().context("one was asked for")?;
+    let mut maintenance = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
+    let mut parts = maintenance.snapshot(SnapshotRequest::default()).await.context("a backup failed")?.into_inner();
+    while parts.message().await.context("a backup broke off")?.is_some() {}
+    Ok(())
+}
