@@ -6,6 +6,7 @@
 mod campaign;
 mod ci;
 mod clients;
+mod readme;
 mod run;
 mod tidy;
 
@@ -44,7 +45,7 @@ enum Task {
     /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
     /// `bench million ...` with a large store; `bench cliffs ...` small operations beside large ones; `bench watch`, `bench leases`,
     /// `bench kube`: see docs/benchmarks; `bench cluster [--failover K]` with three members each; `bench lab [--quick] ...` its parts
-    /// beside other designs.
+    /// beside other designs; `bench readme [--check]` makes README's table from the recorded run.
     Bench(Passed),
     /// Counts what a put, a range and a guarded transaction cost (instructions, allocations, system calls, syncs, wakes, bytes) and
     /// compares with docs/benchmarks/budget.toml (`--check`), or writes that (`--write`). `--portable`: allocations and syncs alone.
@@ -95,6 +96,9 @@ fn run(task: Task) -> Result<()> {
             if let Some(at) = passed.arguments.windows(2).position(|pair| pair == ["--preset", "million"]) {
                 passed.arguments.drain(at..at + 2);
                 passed.arguments.insert(0, "million".to_owned());
+            }
+            if passed.arguments.first().is_some_and(|first| first == "readme") {
+                return readme::run(&workspace, &passed.arguments[1..]);
             }
             if passed.arguments.first().is_some_and(|first| first == "lab") {
                 return step(&mut lab(&workspace, &passed.arguments[1..])?);

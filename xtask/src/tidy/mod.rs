@@ -55,6 +55,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     check("module docs", source::module_docs(&tree.files));
     check("unsafe", source::unsafe_code(&tree.files));
     check("readme", docs::readme_order(readme));
+    let recorded = std::fs::read_to_string(crate::readme::run_path(&workspace.root)).unwrap_or_default();
+    check("readme's figures", crate::readme::check(readme, &recorded));
     check("links", docs::links(&tree.files, |path| workspace.root.join(path).exists()));
     check("decisions", docs::decisions_listed(&tree.files));
     let explained = docs::dependencies_explained(
