@@ -382,6 +382,12 @@ impl<'a> Body<'a> {
         reader.end("command")?;
         Ok(body)
     }
+
+    /// Whether it travels in a conf-change entry, alone, and in no other.
+    #[must_use]
+    pub fn is_conf_change(&self) -> bool {
+        matches!(self, Self::MemberAdd { .. } | Self::MemberRemove(_) | Self::MemberPromote(_))
+    }
 }
 
 impl AlarmKind {

@@ -1,10 +1,10 @@
 //! What goes into a [`Node`](crate::Node) and what comes out: the contract between the pure core and whoever runs it.
 
 use bytes::Bytes;
-use kv_codec::record::{LogEntry, Record};
+use kv_codec::record::{EntryKind, LogEntry, Record};
 use raft::eraftpb::{Message, MessageType};
 
-use crate::tail::Position;
+use crate::tail::{Position, to_log_entry};
 
 /// Names a write that the core waits for; tickets rise.
 pub type Ticket = u64;
@@ -137,6 +137,18 @@ impl PeerMessage {
         let metadata = message.get_snapshot().get_metadata();
         let at = Position { index: metadata.index, term: metadata.term };
         (message.get_msg_type() == MessageType::MsgSnapshot).then_some(at)
+    }
+
+    /// What this message would bring into a log: the payloads of entries, and batches that are to become some.
+    pub fn payloads(&self) -> impl Iterator<Item = (EntryKind, Bytes)> + '_ {
+        let (entries, proposed) = match self {
+            Self::Raft(message) => (message.get_entries(), None),
+            Self::Forward { batch, .. } => (&[][..], Some((EntryKind::Normal, batch))),
+            Self::ForwardChange { batch, .. } => (&[][..], Some((EntryKind::ConfChange, batch))),
+            Self::Refused { .. } | Self::ReadRequest { .. } | Self::ReadResponse { .. } => (&[][..], None),
+        };
+        let proposed = proposed.map(|(kind, batch)| (kind, batch.clone()));
+        entries.iter().map(to_log_entry).map(|entry| (entry.kind, entry.payload)).chain(proposed)
     }
 
     /// What this message promises.

@@ -13,10 +13,11 @@ use slog::{debug, info, warn};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::check::check;
 use super::questions::{Answer, Question};
 use super::snapshot_in::Intake;
 use super::wire::{Incoming, PeerError, greeted, kind, put, write};
-use super::{SMALL_FRAME_BYTES_MAX, Shared};
+use super::{FRAME_OVERHEAD_BYTES, SMALL_FRAME_BYTES_MAX, Shared};
 use crate::service::Core;
 
 /// Members that this one does not know and that may be connected: those that joined and that it has not heard of yet.
@@ -171,6 +172,7 @@ impl Acceptor {
                 continue;
             }
             let message = message(greeting, &frame)?;
+            check(&message.body, self.shared.frame_bytes_max - FRAME_OVERHEAD_BYTES)?;
             if message.body.snapshot().is_some() {
                 return Err(PeerError::Nonsense("a snapshot among messages"));
             }

@@ -15,6 +15,7 @@
 //! a forwarded command that was not sent is given back to whoever waits for it.
 
 mod accept;
+mod check;
 mod dial;
 mod link;
 mod metrics;

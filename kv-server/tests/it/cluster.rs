@@ -128,6 +128,11 @@ impl Cluster {
         self.members.iter_mut().flatten().for_each(Process::serves);
     }
 
+    /// Where a member is reached by others, as they are told.
+    pub(crate) fn peer_url(&self, nth: usize) -> &str {
+        &self.urls[nth][1]
+    }
+
     /// Kills a member as a power cut would.
     pub(crate) fn kill(&mut self, nth: usize) {
         self.members[nth].take().expect("it runs").kill();

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use fastrand::Rng;
 use kv_codec::chunk::SnapshotHeader;
+use kv_codec::command::{BatchBuilder, Body, CommandHeader};
 use kv_codec::peer::{Greeting, REPLY_BYTES, Refusal, Reply, Stream, put_frame};
 use kv_codec::varint::put_u64;
 use kv_raft::snapshots::StreamState;
@@ -14,6 +15,7 @@ use kv_server::ids;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::cluster::Cluster;
 use crate::harness::{DEADLINE, Process, http_get, poll};
 
 const MESSAGE: u8 = 1;
@@ -189,6 +191,58 @@ fn nonsense_ends_its_connection_and_nothing_else() {
     // A snapshot's message among others: its content has not come.
     lonely.said(Stream::Messages, &snapshot_message(&lonely.greeting, 9));
     lonely.ends_well();
+}
+
+/// The beginning of a message's frame, up to what its kind says.
+fn message(greeting: &Greeting, kind: u8, body: &[u8]) -> Vec<u8> {
+    let ids = [greeting.from.to_le_bytes(), greeting.to.to_le_bytes()].concat();
+    frame(&[&[MESSAGE, 1, kind][..], &ids, body].concat())
+}
+
+/// A command that nobody can read, in a batch that everybody can, would be committed, and stop every member whenever it starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_could_apply_is_not_taken_into_the_log() {
+    const FORWARD: u8 = 2;
+    const CHANGE: u8 = 5;
+    let mut cluster = Cluster::start(3, &[]);
+    let leader = cluster.leader().await;
+    let other = (leader + 1) % 3;
+    cluster.kill(other);
+    let id = |nth: usize| ids::member_id(&[cluster.peer_url(nth)], "etcd-cluster");
+    let cluster_id = ids::cluster_id(&[id(0), id(1), id(2)]);
+    let greeting = Greeting { stream: Stream::Messages, cluster_id, from: id(other), to: id(leader), epoch: 9 };
+    let term = cluster.status(leader).await.raft_term;
+    let batch = |body: &Body<'_>, seq| {
+        let mut batch = BatchBuilder::default();
+        batch.push(&body.encode(&CommandHeader { origin: greeting.from, epoch: 9, seq, ..CommandHeader::default() }));
+        batch.finish().to_vec()
+    };
+    let (removal, grant) = (Body::MemberRemove(greeting.from), Body::LeaseGrant { id: 1, ttl: 60 });
+    let mut unknown = batch(&grant, 1);
+    let kind = unknown.len() - 3;
+    unknown[kind] = 0x7f;
+    let removes = [&[3][..], &greeting.from.to_le_bytes()].concat();
+    let adds = [&[1][..], &7_u64.to_le_bytes()].concat();
+    for (kind, change, batch, words) in [
+        (FORWARD, &[][..], unknown, "command kind"),
+        (FORWARD, &[], batch(&removal, 2), "a membership change among other commands"),
+        (CHANGE, &removes, batch(&grant, 3), "a membership change that changes no membership"),
+        (CHANGE, &adds, batch(&removal, 4), "a membership change that is another than it says"),
+    ] {
+        let mut body = Vec::new();
+        put_u64(&mut body, term);
+        body.extend_from_slice(change);
+        body.extend_from_slice(&batch);
+        let mut connection = TcpStream::connect(cluster.member(leader).peer).unwrap();
+        connection.write_all(&[&greeting.encode()[..], &message(&greeting, kind, &body)].concat()).unwrap();
+        cluster.member(leader).wait_for_line(words, |line| {
+            line["msg"] == "closed connection of peer" && line["error"].as_str().unwrap().contains(words)
+        });
+        connection.set_read_timeout(Some(DEADLINE)).unwrap();
+        is_closed(connection);
+    }
+    cluster.clients(leader).await.put("k", "v").await;
+    cluster.agree().await;
 }
 
 #[test]
