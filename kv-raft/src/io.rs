@@ -210,8 +210,12 @@ pub enum Input {
     },
     /// Messages to this peer are being lost.
     Unreachable(u64),
+    /// The process of this peer has ended: its machine says so. A slow one has not, nor one that is cut off.
+    Gone(u64),
     /// Hand leadership to this member.
     Transfer(u64),
+    /// Hand leadership to whoever needs least for it.
+    HandOver,
     /// Stand for election now.
     Campaign,
 }
@@ -241,7 +245,7 @@ pub enum RejectReason {
     NoLeader,
     /// Leadership is being handed over, or too much is uncommitted.
     Busy,
-    /// Another membership change is not applied yet.
+    /// Another membership change is not applied yet, or the leader that is to be removed hands over first.
     ConfChangePending,
     /// The learner that is to become a voter lacks too much of the log.
     NotInSync,

@@ -1,5 +1,6 @@
 //! One member's consensus, as a pure value: inputs in, effects out.
 
+mod elections;
 mod ready;
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use crate::io::{
 use crate::reads::{Asker, Reads};
 use crate::tail::{Position, Tail, TailLimits, to_raft_entry};
 use crate::validate::{MessageError, check};
+use elections::Hurry;
 
 /// Payload bytes of one append message (etcd's 1 MiB).
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
@@ -109,6 +111,10 @@ pub struct Node {
     /// Nothing is handed over before this snapshot is installed: its place, its ticket, whether it was asked for.
     install_gate: Option<(Position, Ticket, bool)>,
     leadership: Leadership,
+    /// The leader's process has ended, and no other leads yet.
+    hurry: Option<Hurry>,
+    /// The last term in which this member led and handed over to be removed.
+    handed_over: u64,
     removed: bool,
 }
 
@@ -155,6 +161,8 @@ impl Node {
             conf_gate: None,
             install_gate: None,
             leadership,
+            hurry: None,
+            handed_over: 0,
             removed: false,
         };
         node.set_election_timeout();
@@ -192,11 +200,16 @@ impl Node {
                 self.raw.report_snapshot(to, status);
             }
             Input::Unreachable(peer) => self.raw.report_unreachable(peer),
+            Input::Gone(peer) => self.on_gone(peer),
             Input::Transfer(to) => {
                 // On a follower raft would forward it; who asks a follower asks the leader instead.
                 if self.is_leader() {
                     self.raw.transfer_leader(to);
                 }
+            }
+            Input::HandOver => {
+                // Nobody is told when there is no other: whoever asked looks at who leads.
+                self.hand_over_leadership();
             }
             Input::Campaign => {
                 // Raft would elect a member that knows of no voter yet.
@@ -446,6 +459,10 @@ impl Node {
         if self.raw.raft.has_pending_conf() {
             return Err(RejectReason::ConfChangePending);
         }
+        if change == ConfChange::Remove(self.config.id) && self.hands_over_before_removal() {
+            // Nobody would lead once it is applied, for as long as an election takes.
+            return Err(RejectReason::ConfChangePending);
+        }
         if !self.is_in_sync(change) {
             return Err(RejectReason::NotInSync);
         }
@@ -561,14 +578,6 @@ impl Node {
         self.leadership = now;
         self.reads.reset();
         self.effects.leadership = Some(now);
-    }
-
-    /// Raft draws a random election timeout at each change of role; this one repeats from the seed.
-    fn set_election_timeout(&mut self) {
-        let NodeConfig { id, seed, election_ticks, .. } = self.config;
-        let spread = mix(seed ^ mix(id ^ mix(self.raw.raft.term))) % election_ticks as u64;
-        let ticks = election_ticks + usize::try_from(spread).expect("below election_ticks");
-        self.raw.raft.set_randomized_election_timeout(ticks);
     }
 }
 

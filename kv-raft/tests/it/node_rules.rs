@@ -426,12 +426,25 @@ fn a_removed_leader_steps_down() {
     out(&mut node, raft(from(2, 1, MessageType::MsgRequestPreVoteResponse, 2)));
     out(&mut node, Input::Persisted(2));
     out(&mut node, raft(from(2, 1, MessageType::MsgRequestVoteResponse, 2)));
-    node.step(Input::ProposeConfChange(ConfChange::Remove(1), conf_batch(1))).unwrap();
+    let remove = |seq| Input::ProposeConfChange(ConfChange::Remove(1), conf_batch(seq));
+    let ack = |index| {
+        let mut ack = from(2, 1, MessageType::MsgAppendResponse, 2);
+        ack.index = index;
+        raft(ack)
+    };
+    node.step(remove(1)).unwrap();
+    let effects = node.poll();
+    assert_eq!(effects.rejected.len(), 1, "it hands over first");
+    out(&mut node, Input::Persisted(3));
+    // The other is there, and does not take over.
+    node.step(ack(2)).unwrap();
+    (0..10).for_each(|_| node.step(Input::Tick).unwrap());
+    node.poll();
+    out(&mut node, Input::Applied(2));
+    node.step(remove(2)).unwrap();
     let persist = node.poll().persist.unwrap();
     out(&mut node, Input::Persisted(persist.ticket));
-    let mut ack = from(2, 1, MessageType::MsgAppendResponse, 2);
-    ack.index = 3;
-    node.step(raft(ack)).unwrap();
+    node.step(ack(3)).unwrap();
     let noted = node.poll().persist.unwrap();
     assert_eq!(out(&mut node, Input::Persisted(noted.ticket)), "apply 3 conf change\n");
     assert!(node.is_leader());

@@ -41,10 +41,24 @@ pub struct Options {
 
 #[derive(Debug)]
 enum Event {
-    Tick { member: u64, boot: u64 },
-    Written { member: u64, boot: u64 },
-    SnapshotDone { member: u64, boot: u64 },
+    Tick {
+        member: u64,
+        boot: u64,
+    },
+    Written {
+        member: u64,
+        boot: u64,
+    },
+    SnapshotDone {
+        member: u64,
+        boot: u64,
+    },
     Deliver(Envelope),
+    /// A process has ended, says its machine.
+    Gone {
+        to: u64,
+        gone: u64,
+    },
     DeliverSnapshot(Envelope, Arc<View>),
     Call,
     Restart(u64),
@@ -238,6 +252,7 @@ impl Cluster {
             Event::Deliver(envelope) | Event::DeliverSnapshot(envelope, _) => {
                 host(&envelope.to).map_or(0, |host| host.paused_until)
             }
+            Event::Gone { to, .. } => host(to).map_or(0, |host| host.paused_until),
             _ => 0,
         }
     }
@@ -257,6 +272,10 @@ impl Cluster {
             Event::Deliver(envelope) => {
                 self.with(envelope.to, None, |cluster| cluster.step(envelope.to, Input::Message(envelope)))
             }
+            Event::Gone { to, gone } => match self.host(gone).life {
+                None => self.with(to, None, |cluster| cluster.step(to, Input::Gone(gone))),
+                Some(_) => Ok(()),
+            },
             Event::DeliverSnapshot(message, image) => self.deliver_snapshot(message, &image),
             Event::Call => self.call(),
             Event::Restart(member) => self.start(member),

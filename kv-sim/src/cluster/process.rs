@@ -226,7 +226,18 @@ impl Cluster {
         self.report.counts.crashes += 1;
         self.report.counts.power_losses += u64::from(power);
         self.note(format_args!("m{member} dies{}", if power { " with its machine" } else { "" }));
+        if !power {
+            self.announce_end(member);
+        }
         self.schedule(after, Event::Restart(member));
+    }
+
+    /// The machine of a process that has ended closes its connections.
+    fn announce_end(&mut self, gone: u64) {
+        let others: Vec<u64> = self.hosts.keys().copied().filter(|id| *id != gone).collect();
+        for to in others {
+            self.send(gone, to, || Event::Gone { to, gone });
+        }
     }
 
     /// What the disk holds once nobody holds it.
