@@ -66,7 +66,7 @@ impl Core {
                 lessor
             }
             other => {
-                let lessor = Lessor::lead(view.leases(), now, self.limits.lease_grace);
+                let lessor = Lessor::lead(view.leases(), now, self.limits.election_timeout);
                 &mut other.insert((raft.term, lessor)).1
             }
         };

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use kv_codec::command::{Body, Publish};
 use kv_codec::member::Member;
 use kv_raft::{
-    Driver, DriverConfig, DriverEvent, FileLog, Leadership, LogIds, LogOptions, NodeConfig, RealDisk, RecoverError,
-    RecoverOptions, Replica, SyncMode, TailLimits, recover,
+    Driver, DriverConfig, DriverEvent, FileLog, Input, Leadership, LogIds, LogOptions, NodeConfig, RealDisk,
+    RecoverError, RecoverOptions, Replica, SyncMode, TailLimits, recover,
 };
 use kv_store::View;
 use slog::{Logger, crit, info, warn};
@@ -195,7 +195,7 @@ impl Server {
                 strict_reconfig_check: config.strict_reconfig_check,
                 quota_bytes: config.quota_backend_bytes,
                 request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
-                lease_grace: config.election_timeout,
+                election_timeout: config.election_timeout,
                 lease_ttl_min: lease_ttl_min(config.election_timeout),
                 watch_progress_interval: jittered(config.watch_progress_notify_interval)?,
             },
@@ -299,8 +299,9 @@ impl Server {
         }
     }
 
-    /// Takes no more connections, lets open calls finish, and closes the log.
+    /// Hands over leadership, takes no more connections, lets open calls finish, and closes the log.
     pub async fn shutdown(mut self) {
+        hand_over(&self.core, &self.logger).await;
         // Nobody listens if every listener has ended by itself.
         let _ = self.stop.send(());
         while self.listeners.join_next().await.is_some() {}
@@ -314,6 +315,21 @@ impl Server {
         // Whoever waits for the end of the server need not wait for its memory.
         drop(self.core);
         machine::free(last);
+    }
+}
+
+/// Leaves leadership to another voter, if there is one, and if it takes it soon: otherwise writes would wait for an election.
+async fn hand_over(core: &Core, logger: &Logger) {
+    let own = core.member_id;
+    let voters = core.views.load().members().voters().len();
+    if core.driver.status().numbers().leader != own || voters < 2 || core.driver.input(Input::HandOver).is_err() {
+        return;
+    }
+    let mut leader = core.leader.clone();
+    let another = leader.wait_for(|leader| leader.id != 0 && leader.id != own);
+    match tokio::time::timeout(core.limits.election_timeout, another).await {
+        Ok(Ok(leader)) => info!(logger, "handed over leadership"; "to" => format!("{:x}", leader.id)),
+        _ => warn!(logger, "stopping while leading: no other member took over"),
     }
 }
 

@@ -160,6 +160,7 @@ impl Acceptor {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        let _speaking = self.shared.speaks(greeting.from);
         let waiting = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
         let received = &self.shared.metrics.peer(greeting.from).received_bytes;
         loop {

@@ -1,5 +1,6 @@
 //! Reaching another member, and how long to wait before trying again.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use kv_codec::peer::{Greeting, Refusal, Stream};
@@ -33,14 +34,15 @@ impl Dialer {
     /// A connection on which both sides know each other.
     ///
     /// # Errors
-    /// What the last address said.
+    /// What the last address said; that nobody listens only if none of them does.
     pub(super) async fn dial(&self, stream: Stream) -> Result<TcpStream, PeerError> {
         let Self { cluster_id, from, epoch, to, .. } = *self;
         let greeting = Greeting { stream, cluster_id, from, to, epoch };
         let mut failed = PeerError::Address("it has no peer URL".to_owned());
-        for url in &self.urls {
+        for (nth, url) in self.urls.iter().enumerate() {
             match reach(url, &greeting).await {
                 Ok(connection) => return Ok(connection),
+                Err(error) if is_refused(&error) && nth > 0 && !is_refused(&failed) => {}
                 Err(error) => failed = error,
             }
         }
@@ -103,6 +105,11 @@ impl Patience {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(BACKOFF_MAX);
     }
+}
+
+/// Whether the machine that was dialed says that nobody listens there.
+pub(super) fn is_refused(error: &PeerError) -> bool {
+    matches!(error, PeerError::Io(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// Whether a member was told that it is no part of the cluster any more.

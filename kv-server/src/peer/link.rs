@@ -8,7 +8,7 @@ use kv_raft::{Envelope, Input};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::dial::{Dialer, Patience, says_removed};
+use super::dial::{Dialer, Patience, is_refused, says_removed};
 use super::outbox::Outbox;
 use super::wire::{Incoming, PING_INTERVAL, PeerError, SILENCE_MAX, kind, number, put, write};
 use super::{SMALL_FRAME_BYTES_MAX, Shared};
@@ -48,6 +48,9 @@ impl Link {
             };
             self.shared.lost(self.outbox.close());
             self.shared.input(Input::Unreachable(to));
+            if is_refused(&error) {
+                self.shared.refused_to_connect(to);
+            }
             if says_removed(&error) {
                 self.shared.removed();
             }

@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     frame_bytes_max: usize,
     driver: OnceLock<Handle>,
     completions: mpsc::UnboundedSender<Completion>,
+    /// How many connections of each member speak to this one.
+    speaking: Mutex<BTreeMap<u64, usize>>,
     /// Says that this member is no part of the cluster any more.
     left: watch::Sender<bool>,
     /// Ends the process.
@@ -113,6 +115,19 @@ impl Shared {
         }
     }
 
+    /// A connection of a member that speaks, as long as what is returned.
+    fn speaks(&self, from: u64) -> Speaking<'_> {
+        *lock(&self.speaking).entry(from).or_default() += 1;
+        Speaking { shared: self, from }
+    }
+
+    /// Nobody listens any more where a member was connected until now: its process has ended, unless it still speaks.
+    fn refused_to_connect(&self, to: u64) {
+        if !lock(&self.speaking).contains_key(&to) {
+            self.input(Input::Gone(to));
+        }
+    }
+
     /// Another member says that this one was removed.
     fn removed(&self) {
         self.left.send_replace(true);
@@ -122,6 +137,27 @@ impl Shared {
     fn labels(&self, to: u64) -> [String; 2] {
         [format!("{:x}", self.id), format!("{to:x}")]
     }
+}
+
+/// See [`Shared::speaks`].
+struct Speaking<'a> {
+    shared: &'a Shared,
+    from: u64,
+}
+
+impl Drop for Speaking<'_> {
+    fn drop(&mut self) {
+        let mut speaking = lock(&self.shared.speaking);
+        let count = speaking.get_mut(&self.from).expect("it was counted");
+        *count -= 1;
+        if *count == 0 {
+            speaking.remove(&self.from);
+        }
+    }
+}
+
+fn lock(speaking: &Mutex<BTreeMap<u64, usize>>) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+    speaking.lock().expect("nothing panics while it holds the counts")
 }
 
 /// What the connections are begun with.
@@ -167,6 +203,7 @@ impl Peers {
             frame_bytes_max: frame_bytes_max(request_bytes_max),
             driver: OnceLock::new(),
             completions,
+            speaking: Mutex::default(),
             left,
             fatal,
             metrics,

@@ -98,11 +98,22 @@ impl Core {
             match self.outcome(self.queue_change(change, body)).await {
                 Ok(applied) => return Ok(members_of(applied.outcome)),
                 // Another change is not applied yet, and this one is in no log.
-                Err(ApiError::Unhealthy) if Instant::now() < until => tokio::time::sleep(CHANGE_PAUSE).await,
+                Err(ApiError::Unhealthy) if Instant::now() < until => self.change_pause(change).await,
                 Err(ApiError::Unhealthy) => return Err(ApiError::Timeout),
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Waits a moment, or, before the leader is removed, until there is another: it hands over first.
+    async fn change_pause(&self, change: ConfChange) {
+        let mut leader = self.leader.clone();
+        if change != ConfChange::Remove(leader.borrow().id) {
+            return tokio::time::sleep(CHANGE_PAUSE).await;
+        }
+        let another = leader.wait_for(|leader| leader.id != 0 && change != ConfChange::Remove(leader.id));
+        // It may find nobody, and is asked again.
+        drop(tokio::time::timeout(self.limits.election_timeout, another).await);
     }
 
     /// How a member is reached.

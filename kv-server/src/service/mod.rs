@@ -56,8 +56,8 @@ pub(crate) struct Limits {
     pub(crate) quota_bytes: Option<u64>,
     /// How long a call waits for the log.
     pub(crate) request_timeout: Duration,
-    /// How long a lease is prolonged when a leader begins: its client has to find it.
-    pub(crate) lease_grace: Duration,
+    /// How long a leader may be silent. A lease is prolonged by as much when one begins: its client has to find it.
+    pub(crate) election_timeout: Duration,
     /// The least seconds that a lease is granted.
     pub(crate) lease_ttl_min: i64,
     /// How often a quiet watcher hears of progress, if it wants to.

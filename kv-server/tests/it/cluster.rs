@@ -11,6 +11,7 @@ use kv_server::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseTimeToLiveRequest, MemberListRequest, PutRequest, StatusRequest,
     StatusResponse,
 };
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request};
@@ -136,6 +137,13 @@ impl Cluster {
     /// Kills a member as a power cut would.
     pub(crate) fn kill(&mut self, nth: usize) {
         self.members[nth].take().expect("it runs").kill();
+    }
+
+    /// Stops a member as machines are stopped; what it said.
+    pub(crate) fn terminate(&mut self, nth: usize) -> Vec<String> {
+        let (status, lines) = self.members[nth].take().expect("it runs").terminate();
+        assert_eq!(status.code(), Some(143), "{lines:#?}");
+        lines
     }
 
     /// A member that runs.
@@ -322,6 +330,40 @@ async fn any_member_may_be_killed_and_comes_back() {
         put_at_last(&mut clients, &format!("r{round}m{victim}"), "v").await;
         cluster.agree().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_stopped_hands_over_first() {
+    let mut cluster = Cluster::start(3, &[]);
+    for _ in 0..2 {
+        let leader = cluster.leader().await;
+        let term = cluster.status(leader).await.raft_term;
+        let lines = cluster.terminate(leader);
+        let handed_over = lines.iter().find(|line| line.contains("handed over leadership"));
+        let handed_over: Value = serde_json::from_str(handed_over.expect("it says so")).unwrap();
+        let other = (leader + 1) % 3;
+        let status = cluster.status(other).await;
+        assert_eq!(handed_over["to"], format!("{:x}", status.leader));
+        assert_eq!(status.raft_term, term + 1, "there was one election, and nobody had to wait for it");
+        cluster.clients(other).await.put("k", "v").await;
+        cluster.revive(leader);
+    }
+    cluster.agree().await;
+}
+
+/// It would take 40 s to miss a leader that only says nothing any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_process_ends_is_missed_at_once() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.extra = ["--heartbeat-interval=100", "--election-timeout=40000"].map(str::to_owned).to_vec();
+    for nth in 0..3 {
+        cluster.terminate(nth);
+        cluster.revive(nth);
+    }
+    let leader = cluster.leader().await;
+    cluster.kill(leader);
+    let mut clients = cluster.clients((leader + 1) % 3).await;
+    put_at_last(&mut clients, "k", "v").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
