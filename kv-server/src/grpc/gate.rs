@@ -1,18 +1,21 @@
 //! What is refused before it is read, whatever it asks for:
 //!
-//! * calls that need a leader (`hasleader: true`, etcd's `WithRequireLeader`) while none is known;
+//! * calls that need a leader (`hasleader: true`, etcd's `WithRequireLeader`) while none is known, and when there is none for long
+//!   while they stream;
 //! * all but a few calls on a learner, which may be far behind.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::response::Response;
-use futures_util::future::{Either, Ready, ready};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::Request;
 use tonic::Status;
 use tower::{Layer, Service};
 
 use super::direct::RANGE;
+use super::leader::{is_stream, led};
 use crate::service::Core;
 use crate::status::ApiError;
 
@@ -45,24 +48,39 @@ impl<S> Gated<S> {
         if self.core.is_learner() && !LEARNERS_CALLS.contains(&request.uri().path()) {
             return Some(ApiError::NotSupportedForLearner);
         }
-        let required = request.headers().get(HAS_LEADER).is_some_and(|value| value == "true");
-        (required && self.core.leader.borrow().id == 0).then_some(ApiError::NoLeader)
+        (needs_leader(request) && self.core.leader.borrow().id == 0).then_some(ApiError::NoLeader)
     }
 }
 
-impl<B, S: Service<Request<B>, Response = Response>> Service<Request<B>> for Gated<S> {
+fn needs_leader<B>(request: &Request<B>) -> bool {
+    request.headers().get(HAS_LEADER).is_some_and(|value| value == "true")
+}
+
+type Outcome<E> = Result<Response, E>;
+
+impl<B, S> Service<Request<B>> for Gated<S>
+where
+    S: Service<Request<B>, Response = Response>,
+    S::Future: Send + 'static,
+{
     type Response = Response;
     type Error = S::Error;
-    type Future = Either<Ready<Result<Response, S::Error>>, S::Future>;
+    type Future = Either<Either<Ready<Outcome<S::Error>>, BoxFuture<'static, Outcome<S::Error>>>, S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.refusal(&request) {
-            Some(refusal) => Either::Left(ready(Ok(Status::from(refusal).into_http()))),
-            None => Either::Right(self.inner.call(request)),
+        if let Some(refusal) = self.refusal(&request) {
+            return Either::Left(Either::Left(ready(Ok(Status::from(refusal).into_http()))));
         }
+        let is_led = needs_leader(&request) && is_stream(request.uri().path());
+        let called = self.inner.call(request);
+        if !is_led {
+            return Either::Right(called);
+        }
+        let core = Arc::clone(&self.core);
+        Either::Left(Either::Right(async move { Ok(called.await?.map(|stream| led(&core, stream))) }.boxed()))
     }
 }

@@ -6,6 +6,7 @@ mod election;
 mod gate;
 mod health;
 mod kv;
+mod leader;
 mod lease;
 mod lock;
 mod maintenance;

@@ -7,9 +7,11 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use kv_server::proto::etcdserverpb::lease_client::LeaseClient;
+use kv_server::proto::etcdserverpb::watch_client::WatchClient;
+use kv_server::proto::etcdserverpb::watch_request::RequestUnion;
 use kv_server::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseTimeToLiveRequest, MemberListRequest, PutRequest, StatusRequest,
-    StatusResponse,
+    StatusResponse, WatchCreateRequest, WatchRequest,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -364,6 +366,36 @@ async fn a_leader_whose_process_ends_is_missed_at_once() {
     cluster.kill(leader);
     let mut clients = cluster.clients((leader + 1) % 3).await;
     put_at_last(&mut clients, "k", "v").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_ask_for_a_leader_end_when_there_is_none_for_long() {
+    let mut cluster = Cluster::start(3, &[]);
+    let channel = cluster.clients(2).await.channel;
+    let request = |hasleader: &str| {
+        let create = WatchCreateRequest { key: "k".into(), ..Default::default() };
+        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let mut request = Request::new(tokio_stream::iter([create]).chain(tokio_stream::pending()));
+        request.metadata_mut().insert("hasleader", hasleader.parse().unwrap());
+        request
+    };
+    let mut watch = WatchClient::new(channel.clone());
+    let mut asks = watch.watch(request("true")).await.unwrap().into_inner();
+    let mut asks_not = watch.watch(request("false")).await.unwrap().into_inner();
+    assert!(asks.message().await.unwrap().unwrap().created && asks_not.message().await.unwrap().unwrap().created);
+    let mut alive = Request::new(tokio_stream::pending());
+    alive.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    let mut alive = LeaseClient::new(channel).lease_keep_alive(alive).await.unwrap().into_inner();
+    cluster.kill(0);
+    cluster.kill(1);
+    let ended = async { [asks.message().await.map(drop), alive.message().await.map(drop)] };
+    for ended in tokio::time::timeout(DEADLINE, ended).await.expect("they end") {
+        let status = ended.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "etcdserver: no leader"));
+    }
+    cluster.revive(0);
+    put_at_last(&mut cluster.clients(0).await, "k", "v").await;
+    assert_eq!(asks_not.message().await.unwrap().unwrap().events.len(), 1, "who did not ask goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
