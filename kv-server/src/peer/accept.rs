@@ -1,7 +1,7 @@
 //! What other members dialed: who may speak, and what is done with what they say.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -24,6 +24,8 @@ use crate::service::Core;
 const STRANGERS_MAX: usize = 16;
 /// Bytes of messages from one member that wait for the driver: a leader's appends in flight, while the disk is slow.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Reasons that are remembered as said; beyond, some are said again.
+const REASONS_MAX: usize = 256;
 /// Questions of one member that are being answered.
 const QUESTIONS_MAX: usize = 1024;
 
@@ -36,6 +38,8 @@ pub(crate) struct Acceptor {
     core: Arc<Core>,
     intake: Intake,
     callers: Mutex<BTreeMap<u64, Caller>>,
+    /// Who was not let in since it was last, and why, as it was said.
+    said: Mutex<BTreeSet<(IpAddr, u64, String)>>,
 }
 
 /// A member that dialed.
@@ -48,7 +52,7 @@ struct Caller {
 
 impl Acceptor {
     pub(super) fn new(shared: Arc<Shared>, core: Arc<Core>, intake: Intake) -> Self {
-        Self { shared, core, intake, callers: Mutex::default() }
+        Self { shared, core, intake, callers: Mutex::default(), said: Mutex::default() }
     }
 
     /// Serves a connection to its end.
@@ -59,10 +63,7 @@ impl Acceptor {
         let logger = &self.shared.logger;
         let (greeting, over) = match self.admit(&mut stream).await {
             Ok(admitted) => admitted,
-            Err(error) => {
-                warn!(logger, "rejected connection on peer endpoint"; "remote-addr" => %remote, "error" => %error);
-                return;
-            }
+            Err((from, error)) => return self.say_rejected(remote, from, &error),
         };
         let from = format!("{:x}", greeting.from);
         debug!(logger, "peer connected"; "remote-peer-id" => &from, "stream" => ?greeting.stream, "epoch" => greeting.epoch);
@@ -80,12 +81,31 @@ impl Acceptor {
         }
     }
 
-    /// Reads a greeting and replies to it. What ends the connection before its time comes with it.
-    async fn admit<S>(&self, stream: &mut S) -> Result<(Greeting, oneshot::Receiver<()>), PeerError>
+    /// Says why somebody is not let in: once for each reason, who dials every second is no news.
+    fn say_rejected(&self, remote: SocketAddr, from: u64, error: &PeerError) {
+        let mut said = self.said();
+        if said.len() >= REASONS_MAX {
+            said.clear();
+        }
+        let is_new = said.insert((remote.ip(), from, error.to_string()));
+        let from = format!("{from:x}");
+        if is_new {
+            warn!(self.shared.logger, "rejected connection on peer endpoint";
+                "remote-addr" => %remote, "remote-peer-id" => from, "error" => %error);
+        } else {
+            debug!(self.shared.logger, "rejected connection on peer endpoint again";
+                "remote-addr" => %remote, "remote-peer-id" => from, "error" => %error);
+        }
+    }
+
+    /// Reads a greeting and replies to it. What ends the connection before its time comes with it; with an error, who it said it is, or
+    /// 0.
+    async fn admit<S>(&self, stream: &mut S) -> Result<(Greeting, oneshot::Receiver<()>), (u64, PeerError)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let read = greeted(stream).await?;
+        let read = greeted(stream).await.map_err(|error| (0, error))?;
+        let from = read.as_ref().map_or(0, |greeting| greeting.from);
         let admitted = match read {
             Ok(greeting) => self.enter(greeting).map_err(PeerError::Refuse),
             Err(error) => Err(PeerError::Decode(error)),
@@ -95,8 +115,8 @@ impl Acceptor {
             Err(PeerError::Refuse(refusal)) => Err(*refusal),
             Err(_) => Err(Refusal::Version),
         };
-        write(stream, &Reply { verdict, epoch: self.shared.epoch }.encode()).await?;
-        admitted
+        let replied = write(stream, &Reply { verdict, epoch: self.shared.epoch }.encode()).await;
+        replied.and(admitted).map_err(|error| (from, error))
     }
 
     fn enter(&self, greeting: Greeting) -> Result<(Greeting, oneshot::Receiver<()>), Refusal> {
@@ -125,6 +145,7 @@ impl Acceptor {
             // What an earlier run still says is not heard any more.
             *caller = Caller { epoch, open: BTreeMap::new() };
         }
+        self.said().retain(|(_, said_of, _)| *said_of != from);
         let (keep, over) = oneshot::channel();
         caller.open.insert(stream, keep);
         Ok((greeting, over))
@@ -134,6 +155,10 @@ impl Acceptor {
     pub(super) fn follow(&self, members: &Members) {
         let mut callers = self.lock();
         members.removed().for_each(|removed| drop(callers.remove(&removed)));
+    }
+
+    fn said(&self) -> MutexGuard<'_, BTreeSet<(IpAddr, u64, String)>> {
+        self.said.lock().expect("nothing panics while it holds what was said")
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Caller>> {

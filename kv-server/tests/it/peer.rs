@@ -158,6 +158,36 @@ fn only_members_of_the_cluster_are_let_in() {
     lonely.ends_well();
 }
 
+/// Who is not let in dials every second.
+#[test]
+fn a_rejection_is_said_once_for_each_reason() {
+    let mut lonely = Lonely::start();
+    let welcome = lonely.greeting;
+    let rejections = [
+        Greeting { cluster_id: 1, ..welcome },
+        Greeting { cluster_id: 1, ..welcome },
+        Greeting { cluster_id: 2, ..welcome },
+        Greeting { cluster_id: 1, from: 77, ..welcome },
+    ];
+    let reject = |greeting: Greeting| {
+        let (connection, verdict) = lonely.greet(&greeting);
+        assert!(verdict.is_err());
+        is_closed(connection);
+    };
+    rejections.into_iter().for_each(reject);
+    // Once it was let in, it is said again.
+    let (connection, verdict) = lonely.greet(&Greeting { from: 77, ..welcome });
+    assert_eq!(verdict, Ok(()));
+    drop(connection);
+    reject(Greeting { cluster_id: 1, from: 77, ..welcome });
+    // What comes last is said last.
+    reject(Greeting { to: welcome.from, ..welcome });
+    rejected(&mut lonely.process, "another member than the one that was meant");
+    let (_, lines) = lonely.process.terminate();
+    let said = lines.iter().filter(|line| line.contains("rejected connection on peer endpoint")).count();
+    assert_eq!(said, 4, "{lines:#?}");
+}
+
 /// Waits for the line that says why a connection was rejected.
 fn rejected(process: &mut Process, words: &str) -> Value {
     process.wait_for_line(words, |line| {
