@@ -9,11 +9,12 @@ use bytes::Bytes;
 use kv_codec::chunk::{CHUNK_HEADER_BYTES, ChunkHeader, HEADER_BYTES, SnapshotHeader};
 use kv_codec::command::{Batch, BatchBuilder, Body};
 use kv_codec::member::Member;
+use kv_codec::peer::{FRAME_HEADER_BYTES, FrameHeader, GREETING_BYTES, Greeting, REPLY_BYTES, Reply};
 use kv_codec::record::frame::{BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader, Tag};
 use kv_codec::record::{self, Records};
 use kv_codec::varint::Reader;
 use kv_raft::snapshots::SnapshotReader;
-use kv_raft::{FileLog, LogIds, LogOptions, LogStore};
+use kv_raft::{Envelope, FileLog, LogIds, LogOptions, LogStore};
 use kv_store::{Members, SnapshotLoader, Store};
 
 use crate::disk::SimDisk;
@@ -31,6 +32,8 @@ pub const TARGETS: &[Target] = &[
     ("log", log),
     ("snapshot_file", snapshot_file),
     ("snapshot_stream", snapshot_stream),
+    ("peer", peer),
+    ("message", message),
 ];
 
 /// Whose log a file is read as.
@@ -166,5 +169,34 @@ pub fn snapshot_stream(bytes: &[u8]) {
         }
         let again = again.finish().expect("it was just written");
         assert_eq!(again.state_hash(), view.state_hash());
+    }
+}
+
+/// What stands around the messages between members: greeting, reply, frame.
+pub fn peer(bytes: &[u8]) {
+    if let Some(greeting) = bytes.first_chunk::<GREETING_BYTES>()
+        && let Ok(read) = Greeting::decode(greeting)
+    {
+        assert_eq!(read.encode(), *greeting);
+    }
+    if let Some(reply) = bytes.first_chunk::<REPLY_BYTES>()
+        && let Ok(read) = Reply::decode(reply)
+    {
+        assert_eq!(read.encode(), *reply);
+    }
+    if let Some((header, rest)) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>()
+        && let Ok(header) = FrameHeader::decode(*header, bytes.len())
+        && let Some(payload) = rest.get(..header.payload_bytes())
+        && header.check(payload).is_ok()
+    {
+        message(payload);
+    }
+}
+
+/// A message between members, and what it would bring into a log.
+pub fn message(bytes: &[u8]) {
+    if let Ok(message) = Envelope::decode(&Bytes::copy_from_slice(bytes)) {
+        assert_eq!(Envelope::decode(&message.encode().into()).as_ref(), Ok(&message));
+        message.body.payloads().for_each(|(_, payload)| batch(&payload));
     }
 }

@@ -7,15 +7,20 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fastrand::Rng;
 use kv_codec::command::{
     Alarm, AlarmKind, BatchBuilder, Body, CommandHeader, Compare, CompareResult, CompareTarget, DeleteRange, Expired,
     LeaseCheckpoint, Op, Publish, Put, Range, Txn,
 };
 use kv_codec::member::Member;
+use kv_codec::peer::{Greeting, Refusal, Reply, Stream, put_frame};
 use kv_codec::record::{self, HardState, LogEntry, Record, SnapshotMark};
 use kv_raft::snapshots::SnapshotWriter;
-use kv_raft::{EntryKind, FileLog, LogOptions, LogStore};
+use kv_raft::{
+    ConfChange, EntryKind, Envelope, FileLog, Input, LogOptions, LogStore, Membership, Node, NodeConfig, NodeState,
+    PeerMessage, Position, RejectReason, TailLimits,
+};
 use kv_sim::SimDisk;
 use kv_sim::decoders::{IDS, SEGMENT, SNAPSHOT, SNAPSHOT_FILE, TARGETS};
 use kv_store::{Members, Store};
@@ -174,4 +179,69 @@ fn write_all() {
     let mut member = Vec::new();
     a_member().encode(&mut member);
     write("member", vec![member]);
+
+    let greeting = Greeting { stream: Stream::Snapshot, cluster_id: 7, from: 8, to: 9, epoch: 3 };
+    let replies = [Ok(()), Err(Refusal::Epoch)].map(|verdict| Reply { verdict, epoch: 4 }.encode().to_vec());
+    let framed = messages().into_iter().map(|message| {
+        let mut frame = Vec::new();
+        put_frame(&mut frame, |out| out.extend_from_slice(&message));
+        frame
+    });
+    write("peer", [greeting.encode().to_vec()].into_iter().chain(replies).chain(framed).collect());
+    write("message", messages());
+}
+
+/// One of each kind that a node sends: raft's come from nodes that elect a leader, which proposes and reads.
+fn messages() -> Vec<Vec<u8>> {
+    let batch = Bytes::from(batches().swap_remove(0));
+    let own = [
+        PeerMessage::Forward { leader_term: 2, batch: batch.clone() },
+        PeerMessage::ForwardChange { leader_term: 2, change: ConfChange::Remove(4), batch: batch.clone() },
+        PeerMessage::Refused { reason: RejectReason::Busy, batch: batch.clone() },
+        PeerMessage::ReadRequest { epoch: 3, round: 4 },
+        PeerMessage::ReadResponse { epoch: 3, round: 4, term: 2, index: 5 },
+    ];
+    let mut all: Vec<_> = own.map(|body| Envelope { from: 8, to: 9, body }.encode()).to_vec();
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let membership = Membership { voters: vec![8, 9], learners: vec![] };
+    let node = |id| {
+        let config =
+            NodeConfig { id, epoch: 1, seed: 7, election_ticks: 10, heartbeat_ticks: 1, tail: TailLimits::default() };
+        let state = NodeState {
+            base: Position { index: 1, term: 1 },
+            entries: vec![],
+            hard_state: HardState { term: 1, vote: 0, commit: 1 },
+            applied: 1,
+            membership: membership.clone(),
+        };
+        Node::new(config, state, &log)
+    };
+    let mut nodes = [node(8), node(9)];
+    nodes[0].step(Input::Campaign).unwrap();
+    for round in 0..12 {
+        match round {
+            8 => nodes[0].step(Input::Propose(batch.clone())).unwrap(),
+            10 => nodes[0].step(Input::Tick).unwrap(),
+            _ => {}
+        }
+        let mut mail = Vec::new();
+        for node in &mut nodes {
+            let effects = node.poll();
+            mail.extend(effects.messages);
+            if let Some(persist) = effects.persist {
+                node.step(Input::Persisted(persist.ticket)).unwrap();
+            }
+            if let Some(last) = effects.committed.last() {
+                node.step(Input::Applied(last.index)).unwrap();
+            }
+        }
+        for message in mail {
+            all.push(message.encode());
+            let to = usize::try_from(message.to - 8).unwrap();
+            nodes[to].step(Input::Message(message)).unwrap();
+        }
+    }
+    all.sort();
+    all.dedup();
+    all
 }
