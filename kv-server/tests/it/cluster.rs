@@ -10,8 +10,8 @@ use kv_server::proto::etcdserverpb::lease_client::LeaseClient;
 use kv_server::proto::etcdserverpb::watch_client::WatchClient;
 use kv_server::proto::etcdserverpb::watch_request::RequestUnion;
 use kv_server::proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseTimeToLiveRequest, MemberListRequest, PutRequest, StatusRequest,
-    StatusResponse, WatchCreateRequest, WatchRequest,
+    CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseTimeToLiveRequest, MemberListRequest, PutRequest,
+    StatusRequest, StatusResponse, WatchCreateRequest, WatchRequest,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -396,6 +396,58 @@ async fn streams_that_ask_for_a_leader_end_when_there_is_none_for_long() {
     cluster.revive(0);
     put_at_last(&mut cluster.clients(0).await, "k", "v").await;
     assert_eq!(asks_not.message().await.unwrap().unwrap().events.len(), 1, "who did not ask goes on");
+}
+
+/// Who watches through a member that is sent a snapshot has been told less than that holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_outlive_a_snapshot_or_are_told_where_history_begins() {
+    // More than a member keeps of the log for others.
+    const VALUES: i64 = 40;
+    let mut cluster = Cluster::start(3, &[]);
+    let leader = cluster.leader().await;
+    let slow = (leader + 1) % 3;
+    let slow_id = cluster.status(slow).await.header.unwrap().member_id;
+    let mut clients = cluster.clients(leader).await;
+    let first = clients.put("k", "v").await;
+    cluster.agree().await;
+    let channel = cluster.clients(slow).await.channel;
+    let watch = async |start_revision| {
+        let (key, range_end) = (b"k".as_slice().into(), b"l".as_slice().into());
+        let create = WatchCreateRequest { key, range_end, start_revision, ..Default::default() };
+        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let requests = tokio_stream::iter([create]).chain(tokio_stream::pending());
+        let mut answers = WatchClient::new(channel.clone()).watch(requests).await.unwrap().into_inner();
+        assert!(answers.message().await.unwrap().unwrap().created);
+        answers
+    };
+    let (compacted, last) = (first + VALUES / 2, first + VALUES);
+    let mut from_now = watch(0).await;
+    let mut from_then_on = watch(compacted).await;
+
+    cluster.member(slow).freeze(true);
+    // From here on nothing waits for it any more.
+    cluster.member(leader).wait_for_line("it is out of reach", |line| {
+        line["msg"] == "cannot reach peer; trying on" && line["remote-peer-id"] == format!("{slow_id:x}")
+    });
+    let value = "x".repeat(1 << 20);
+    for nth in 0..VALUES {
+        clients.put(&format!("k{nth}"), &value).await;
+    }
+    let compact = CompactionRequest { revision: compacted, physical: false };
+    clients.kv.compact(compact).await.unwrap();
+    cluster.member(slow).freeze(false);
+    cluster.member(slow).wait_for("applied snapshot");
+
+    let mut told = compacted - 1;
+    while told < last {
+        for event in from_then_on.message().await.unwrap().unwrap().events {
+            told += 1;
+            assert_eq!(event.kv.unwrap().mod_revision, told, "none is left out, and none comes twice");
+        }
+    }
+    let answer = from_now.message().await.unwrap().unwrap();
+    assert!(answer.canceled && answer.events.is_empty(), "it is told of nothing but the gap: {answer:?}");
+    assert_eq!(answer.compact_revision, compacted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

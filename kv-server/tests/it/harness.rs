@@ -158,6 +158,12 @@ impl Process {
         self.wait()
     }
 
+    /// Stops it in the middle of whatever it does, or has it go on.
+    pub(crate) fn freeze(&self, is_frozen: bool) {
+        let signal = if is_frozen { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Waits for the end that is under way.
     pub(crate) fn wait(mut self) -> (ExitStatus, Vec<String>) {
         // Stderr ends when the process does.
