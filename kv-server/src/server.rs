@@ -12,7 +12,7 @@ use kv_raft::{
     Driver, DriverConfig, DriverEvent, FileLog, Input, Leadership, LogIds, LogOptions, NodeConfig, RealDisk,
     RecoverError, RecoverOptions, Replica, SyncMode, TailLimits, recover,
 };
-use kv_store::View;
+use kv_store::{Members, View};
 use slog::{Logger, crit, info, warn};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -102,15 +102,25 @@ pub enum StartError {
 /// A running member. Dropping it does not stop it cleanly: use [`Server::shutdown`].
 #[derive(Debug)]
 pub struct Server {
-    core: Arc<Core>,
-    driver_thread: JoinHandle<()>,
+    running: Running,
     stop: watch::Sender<()>,
-    stop_peers: watch::Sender<()>,
-    left: watch::Receiver<bool>,
     listeners: JoinSet<()>,
-    peer_listeners: JoinSet<()>,
     client_addresses: Vec<SocketAddr>,
     logger: Logger,
+}
+
+/// A member that is part of its cluster, whether or not it serves clients.
+#[derive(Debug)]
+struct Running {
+    core: Arc<Core>,
+    disk: Arc<RealDisk>,
+    /// The members, whenever they change.
+    members: watch::Receiver<Members>,
+    driver_thread: JoinHandle<()>,
+    /// Whether the cluster has removed this member.
+    left: watch::Receiver<bool>,
+    stop_peers: watch::Sender<()>,
+    peer_listeners: JoinSet<()>,
 }
 
 /// What the disk held, and where its results go.
@@ -132,151 +142,28 @@ impl Server {
         let (genesis, identity) = join::beginning(&config).await?;
         let clients = bind_all(&config.listen_client_urls, "--listen-client-urls").await?;
         let peer_sockets = bind_all(&config.listen_peer_urls, "--listen-peer-urls").await?;
-        let (client_addresses, peer_addresses) = (bound_addresses(&clients), bound_addresses(&peer_sockets));
-
+        let config = Arc::new(config);
         let (completions, inbox) = mpsc::unbounded_channel();
         let (applied, applied_seen) = watch::channel(0);
-        let config = Arc::new(config);
-        let Recovered { data_dir, disk, replica } = {
-            let (config, logger) = (Arc::clone(&config), logger.clone());
-            let machine = Machine::new(genesis, completions.clone(), applied);
-            let recovering = tokio::task::spawn_blocking(move || recover_member(&config, identity, machine, &logger));
-            recovering.await.map_err(|_| StartError::Interrupted)??
-        };
-        let identity = data_dir.identity();
-        log_recovery(logger, identity, &replica, started.elapsed());
-        let metrics = Metrics::new(&Names {
-            server_version: config.report_version.server(),
-            cluster_version: config.report_version.cluster(),
-            member_id: identity.member_id,
-        });
+        let machine = Machine::new(genesis, completions.clone(), applied);
+        let recovered = recover_beside(&config, identity, machine, logger).await?;
+        log_recovery(logger, &recovered, started.elapsed());
 
-        let views = replica.machine.store().reader();
-        let (watches, lessors) = (replica.machine.watches(), replica.machine.lessors());
-        let driver_config = driver_config(&config, identity, replica.epoch)?;
-        let (epoch, members) = (replica.epoch, replica.machine.members());
-        let (leaves, mut left) = watch::channel(false);
-        let peers = Arc::new(Peers::new(PeersConfig {
-            identity,
-            epoch,
-            request_bytes_max: config.max_request_bytes,
-            completions: completions.clone(),
-            left: leaves.clone(),
-            fatal: Box::new({
-                let config = Arc::clone(&config);
-                move |error| abort(&config, error)
-            }),
-            metrics: metrics.peers.clone(),
-            logger: logger.clone(),
-        }));
-        let (leads, leader) = watch::channel(Leader { id: 0, since: Instant::now() });
-        let on_event = event_handler(EventHandler {
-            completions,
-            config: Arc::clone(&config),
-            data_dir,
-            peers: Arc::clone(&peers),
-            leads,
-            leaves,
-        });
-        let (driver, driver_thread) = Driver::start(driver_config, replica, Arc::clone(&disk), logger, on_event);
-        peers.attach(driver.clone());
-        let waiters = Arc::new(Waiters::default());
-        tokio::spawn(waiters::run(Arc::clone(&waiters), inbox));
-
-        let core = Arc::new(Core {
-            cluster_id: identity.cluster_id,
-            member_id: identity.member_id,
-            epoch,
-            version: config.report_version.clone(),
-            limits: Limits {
-                request_bytes_max: config.max_request_bytes,
-                txn_ops_max: config.max_txn_ops,
-                learners_max: config.max_learners,
-                strict_reconfig_check: config.strict_reconfig_check,
-                quota_bytes: config.quota_backend_bytes,
-                request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
-                election_timeout: config.election_timeout,
-                lease_ttl_min: lease_ttl_min(config.election_timeout),
-                watch_progress_interval: jittered(config.watch_progress_notify_interval)?,
-            },
-            views,
-            driver,
-            waiters,
-            watches,
-            lessors,
-            peers: Arc::clone(&peers),
-            applied: applied_seen,
-            leader,
-            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
-            metrics,
-        });
-        let (stop_peers, peers_stopped) = watch::channel(());
-        let mut peer_listeners = JoinSet::new();
-        let max_concurrent_streams = config.max_concurrent_streams;
-        let acceptor = Arc::new(peers.acceptor(Arc::clone(&core), disk));
-        for socket in peer_sockets {
-            let acceptor = Some(Arc::clone(&acceptor));
-            let listener = Listener { socket, routes: http::peer_routes(&core), max_concurrent_streams, acceptor };
-            peer_listeners.spawn(listener.serve(peers_stopped.clone(), logger.clone()));
-        }
-        for address in &peer_addresses {
-            info!(logger, "serving peer traffic"; "address" => %address);
-        }
-        tokio::spawn(peer::follow(Arc::clone(&peers), acceptor, Arc::clone(&config), members, peers_stopped));
-        let published = tokio::select! {
-            published = begin(&core, &config, logger) => published,
-            _ = left.wait_for(|left| *left) => Err(StartError::Removed),
+        let mut running = Running::begin(&config, recovered, (completions, inbox), applied_seen, logger)?;
+        running.serve_peers(&config, peer_sockets, logger);
+        let begun = tokio::select! {
+            begun = begin(&running.core, &config, logger) => begun,
+            _ = running.left.wait_for(|left| *left) => Err(StartError::Removed),
         };
-        if let Err(error) = published {
-            drop(stop_peers);
-            while peer_listeners.join_next().await.is_some() {}
-            stop_driver(&core, driver_thread).await;
-            peers.stop();
+        if let Err(error) = begun {
+            running.stop().await;
             return Err(error);
         }
-
         let (stop, stopped) = watch::channel(());
-        let mut listeners = JoinSet::new();
-
-        let upkeep = upkeep::run(
-            Arc::clone(&core),
-            config.auto_compaction,
-            config.auto_disarm_nospace,
-            logger.clone(),
-            stopped.clone(),
-        );
-        tokio::spawn(upkeep);
-        if let Some(every) = config.corrupt_check_time {
-            let (core, logger) = (Arc::clone(&core), logger.clone());
-            tokio::spawn(corruption::check_periodically(core, every, logger, stopped.clone()));
-        }
-        if let Some(every) = config.compact_hash_check_time {
-            let (core, logger) = (Arc::clone(&core), logger.clone());
-            tokio::spawn(corruption::check_compactions(core, every, logger, stopped.clone()));
-        }
-        tokio::spawn(lessors::run(Arc::clone(&core), stopped.clone()));
-        tokio::spawn(watches::feed(Arc::clone(&core.watches), core.views.clone(), stopped.clone()));
-        let client_routes =
-            grpc::routes(&core, &stopped).merge(gateway::routes(&core, &stopped)).merge(http::routes(&core));
-        for socket in clients {
-            let listener = Listener { socket, routes: client_routes.clone(), max_concurrent_streams, acceptor: None };
-            listeners.spawn(listener.serve(stopped.clone(), logger.clone()));
-        }
-        info!(logger, "ready to serve client requests");
-        for address in &client_addresses {
-            info!(logger, "serving client traffic"; "address" => %address);
-        }
-        Ok(Self {
-            core,
-            driver_thread,
-            stop,
-            stop_peers,
-            left,
-            listeners,
-            peer_listeners,
-            client_addresses,
-            logger: logger.clone(),
-        })
+        begin_upkeep(&running.core, &config, logger, &stopped);
+        let client_addresses = bound_addresses(&clients);
+        let listeners = serve_clients(&running.core, &config, clients, logger, &stopped);
+        Ok(Self { running, stop, listeners, client_addresses, logger: logger.clone() })
     }
 
     /// The addresses that clients are served on, as bound: a port of 0 is a real one here.
@@ -288,12 +175,12 @@ impl Server {
     /// The current revision.
     #[must_use]
     pub fn revision(&self) -> i64 {
-        self.core.views.load().revision()
+        self.running.core.views.load().revision()
     }
 
     /// Waits until the cluster has removed this member. It is of no more use then, and is to be shut down.
     pub async fn removed(&self) {
-        if self.left.clone().wait_for(|left| *left).await.is_err() {
+        if self.running.left.clone().wait_for(|left| *left).await.is_err() {
             // Whoever could say so has stopped.
             std::future::pending().await
         }
@@ -301,21 +188,153 @@ impl Server {
 
     /// Hands over leadership, takes no more connections, lets open calls finish, and closes the log.
     pub async fn shutdown(mut self) {
-        hand_over(&self.core, &self.logger).await;
+        hand_over(&self.running.core, &self.logger).await;
         // Nobody listens if every listener has ended by itself.
         let _ = self.stop.send(());
         while self.listeners.join_next().await.is_some() {}
         // Open calls needed the other members until now.
-        let _ = self.stop_peers.send(());
-        while self.peer_listeners.join_next().await.is_some() {}
-        stop_driver(&self.core, self.driver_thread).await;
-        self.core.peers.stop();
-        let last = self.core.views.load_full();
+        let core = self.running.stop().await;
+        let last = core.views.load_full();
         info!(self.logger, "closed etcd server"; "revision" => last.revision());
         // Whoever waits for the end of the server need not wait for its memory.
-        drop(self.core);
+        drop(core);
         machine::free(last);
     }
+}
+
+impl Running {
+    /// Starts the driver, and all that it speaks to.
+    fn begin(
+        config: &Arc<Config>,
+        recovered: Recovered,
+        (completions, inbox): (mpsc::UnboundedSender<Completion>, mpsc::UnboundedReceiver<Completion>),
+        applied: watch::Receiver<u64>,
+        logger: &Logger,
+    ) -> Result<Self, StartError> {
+        let Recovered { data_dir, disk, replica } = recovered;
+        let (identity, epoch) = (data_dir.identity(), replica.epoch);
+        let metrics = Metrics::new(&Names {
+            server_version: config.report_version.server(),
+            cluster_version: config.report_version.cluster(),
+            member_id: identity.member_id,
+        });
+        let (views, members) = (replica.machine.store().reader(), replica.machine.members());
+        let (watches, lessors) = (replica.machine.watches(), replica.machine.lessors());
+        let (driver_config, limits) = (driver_config(config, identity, epoch)?, limits(config)?);
+        let (leaves, left) = watch::channel(false);
+        let peers = Arc::new(Peers::new(PeersConfig {
+            identity,
+            epoch,
+            request_bytes_max: config.max_request_bytes,
+            completions: completions.clone(),
+            left: leaves.clone(),
+            fatal: Box::new({
+                let config = Arc::clone(config);
+                move |error| abort(&config, error)
+            }),
+            metrics: metrics.peers.clone(),
+            logger: logger.clone(),
+        }));
+        let (leads, leader) = watch::channel(Leader { id: 0, since: Instant::now() });
+        let on_event = event_handler(EventHandler {
+            completions,
+            config: Arc::clone(config),
+            data_dir,
+            peers: Arc::clone(&peers),
+            leads,
+            leaves,
+        });
+        let (driver, driver_thread) = Driver::start(driver_config, replica, Arc::clone(&disk), logger, on_event);
+        peers.attach(driver.clone());
+        let waiters = Arc::new(Waiters::default());
+        tokio::spawn(waiters::run(Arc::clone(&waiters), inbox));
+        let core = Arc::new(Core {
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
+            epoch,
+            version: config.report_version.clone(),
+            limits,
+            views,
+            driver,
+            waiters,
+            watches,
+            lessors,
+            peers,
+            applied,
+            leader,
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            metrics,
+        });
+        let (stop_peers, peer_listeners) = (watch::channel(()).0, JoinSet::new());
+        Ok(Self { core, disk, members, driver_thread, left, stop_peers, peer_listeners })
+    }
+
+    /// Listens to the other members, and dials them.
+    fn serve_peers(&mut self, config: &Arc<Config>, sockets: Vec<TcpListener>, logger: &Logger) {
+        let (core, stopped) = (&self.core, self.stop_peers.subscribe());
+        let acceptor = Arc::new(core.peers.acceptor(Arc::clone(core), Arc::clone(&self.disk)));
+        let addresses = bound_addresses(&sockets);
+        for socket in sockets {
+            let (routes, acceptor) = (http::peer_routes(core), Some(Arc::clone(&acceptor)));
+            let max_concurrent_streams = config.max_concurrent_streams;
+            let listener = Listener { socket, routes, max_concurrent_streams, acceptor };
+            self.peer_listeners.spawn(listener.serve(stopped.clone(), logger.clone()));
+        }
+        for address in addresses {
+            info!(logger, "serving peer traffic"; "address" => %address);
+        }
+        let (peers, config) = (Arc::clone(&core.peers), Arc::clone(config));
+        tokio::spawn(peer::follow(peers, acceptor, config, self.members.clone(), stopped));
+    }
+
+    /// Lets go of the other members and closes the log; what is left.
+    async fn stop(mut self) -> Arc<Core> {
+        let _ = self.stop_peers.send(());
+        while self.peer_listeners.join_next().await.is_some() {}
+        self.core.driver.shutdown();
+        let thread = self.driver_thread;
+        // A driver that panicked has ended the process. The data directory is free after its end.
+        drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
+        self.core.peers.stop();
+        self.core
+    }
+}
+
+/// Begins what a member does by itself beside serving: it compacts, compares itself with the others, ends leases, feeds watches.
+fn begin_upkeep(core: &Arc<Core>, config: &Config, logger: &Logger, stopped: &watch::Receiver<()>) {
+    let (core, logger) = (|| Arc::clone(core), || logger.clone());
+    let (compacts, disarms) = (config.auto_compaction, config.auto_disarm_nospace);
+    tokio::spawn(upkeep::run(core(), compacts, disarms, logger(), stopped.clone()));
+    if let Some(every) = config.corrupt_check_time {
+        tokio::spawn(corruption::check_periodically(core(), every, logger(), stopped.clone()));
+    }
+    if let Some(every) = config.compact_hash_check_time {
+        tokio::spawn(corruption::check_compactions(core(), every, logger(), stopped.clone()));
+    }
+    tokio::spawn(lessors::run(core(), stopped.clone()));
+    tokio::spawn(watches::feed(Arc::clone(&core().watches), core().views.clone(), stopped.clone()));
+}
+
+fn serve_clients(
+    core: &Arc<Core>,
+    config: &Config,
+    sockets: Vec<TcpListener>,
+    logger: &Logger,
+    stopped: &watch::Receiver<()>,
+) -> JoinSet<()> {
+    let addresses = bound_addresses(&sockets);
+    let routes = grpc::routes(core, stopped).merge(gateway::routes(core, stopped)).merge(http::routes(core));
+    let mut listeners = JoinSet::new();
+    for socket in sockets {
+        let (routes, max_concurrent_streams) = (routes.clone(), config.max_concurrent_streams);
+        let listener = Listener { socket, routes, max_concurrent_streams, acceptor: None };
+        listeners.spawn(listener.serve(stopped.clone(), logger.clone()));
+    }
+    info!(logger, "ready to serve client requests");
+    for address in addresses {
+        info!(logger, "serving client traffic"; "address" => %address);
+    }
+    listeners
 }
 
 /// Leaves leadership to another voter, if there is one, and if it takes it soon: otherwise writes would wait for an election.
@@ -333,13 +352,6 @@ async fn hand_over(core: &Core, logger: &Logger) {
     }
 }
 
-/// Lets the driver finish what it has, and waits for its end: the data directory is free after it.
-async fn stop_driver(core: &Core, thread: JoinHandle<()>) {
-    core.driver.shutdown();
-    // A driver that panicked has ended the process.
-    drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
-}
-
 async fn bind_all(urls: &[Url], flag: &'static str) -> Result<Vec<TcpListener>, StartError> {
     let mut sockets = Vec::new();
     for url in urls {
@@ -355,6 +367,20 @@ async fn bind_all(urls: &[Url], flag: &'static str) -> Result<Vec<TcpListener>, 
 /// Where the sockets listen: the real port where 0 was asked for.
 fn bound_addresses(sockets: &[TcpListener]) -> Vec<SocketAddr> {
     sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+}
+
+fn limits(config: &Config) -> Result<Limits, StartError> {
+    Ok(Limits {
+        request_bytes_max: config.max_request_bytes,
+        txn_ops_max: config.max_txn_ops,
+        learners_max: config.max_learners,
+        strict_reconfig_check: config.strict_reconfig_check,
+        quota_bytes: config.quota_backend_bytes,
+        request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
+        election_timeout: config.election_timeout,
+        lease_ttl_min: lease_ttl_min(config.election_timeout),
+        watch_progress_interval: jittered(config.watch_progress_notify_interval)?,
+    })
 }
 
 /// One and a half election timeouts, in whole seconds: a lease outlives the choice of a new leader.
@@ -389,6 +415,18 @@ pub(crate) fn log_options(Identity { cluster_id, member_id }: Identity) -> LogOp
     LogOptions::new(LogIds { cluster_id, member_id })
 }
 
+/// Recovers on a thread beside the runtime's: it reads all that there is.
+async fn recover_beside(
+    config: &Arc<Config>,
+    new: Identity,
+    genesis: Machine,
+    logger: &Logger,
+) -> Result<Recovered, StartError> {
+    let (config, logger) = (Arc::clone(config), logger.clone());
+    let recovering = tokio::task::spawn_blocking(move || recover_member(&config, new, genesis, &logger));
+    recovering.await.map_err(|_| StartError::Interrupted)?
+}
+
 fn recover_member(config: &Config, new: Identity, genesis: Machine, logger: &Logger) -> Result<Recovered, StartError> {
     let mut data_dir = DataDir::open(&config.data_dir, new)?;
     if config.force_new_cluster && data_dir.is_started() {
@@ -415,7 +453,8 @@ fn force_new_cluster(data_dir: &mut DataDir, config: &Config, logger: &Logger) -
 }
 
 /// One line that says what was there, and what it has come to.
-fn log_recovery<L>(logger: &Logger, identity: Identity, replica: &Replica<Machine, L>, took: Duration) {
+fn log_recovery(logger: &Logger, Recovered { data_dir, replica, .. }: &Recovered, took: Duration) {
+    let identity = data_dir.identity();
     let (view, report) = (replica.machine.store().view(), &replica.report);
     let what = if report.fresh { "started a new member" } else { "recovered" };
     info!(logger, "{}", what;
