@@ -208,7 +208,7 @@ pub enum Input {
         /// Whether it has it.
         ok: bool,
     },
-    /// Messages to this peer are being lost.
+    /// Messages to this peer are being lost. Reads that asked it ask again with the next tick.
     Unreachable(u64),
     /// The process of this peer has ended: its machine says so. A slow one has not, nor one that is cut off.
     Gone(u64),

@@ -111,6 +111,8 @@ pub struct Node {
     /// Nothing is handed over before this snapshot is installed: its place, its ticket, whether it was asked for.
     install_gate: Option<(Position, Ticket, bool)>,
     leadership: Leadership,
+    /// What was sent to the leader since the last tick may be lost.
+    leader_missed: bool,
     /// The leader's process has ended, and no other leads yet.
     hurry: Option<Hurry>,
     /// The last term in which this member led and handed over to be removed.
@@ -161,6 +163,7 @@ impl Node {
             conf_gate: None,
             install_gate: None,
             leadership,
+            leader_missed: false,
             hurry: None,
             handed_over: 0,
             removed: false,
@@ -199,7 +202,10 @@ impl Node {
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
                 self.raw.report_snapshot(to, status);
             }
-            Input::Unreachable(peer) => self.raw.report_unreachable(peer),
+            Input::Unreachable(peer) => {
+                self.raw.report_unreachable(peer);
+                self.leader_missed |= peer == self.raw.raft.leader_id;
+            }
             Input::Gone(peer) => self.on_gone(peer),
             Input::Transfer(to) => {
                 // On a follower raft would forward it; who asks a follower asks the leader instead.
@@ -303,9 +309,12 @@ impl Node {
         if self.is_leader() || self.may_stand() {
             self.raw.tick();
         }
-        // A round that got no answer within an election timeout was lost.
+        // A round that got no answer within an election timeout was lost; one to a leader that could not be reached may be. It is asked
+        // again with a tick, not at once: it may be lost again.
+        let missed = std::mem::take(&mut self.leader_missed);
+        let patience = if missed { 0 } else { self.config.election_ticks as u64 };
         if !is_planted(Bug::LostRoundForgotten) {
-            self.reads.retry_before(self.ticks.saturating_sub(self.config.election_ticks as u64));
+            self.reads.retry_before(self.ticks.saturating_sub(patience));
         }
     }
 

@@ -2,8 +2,8 @@
 
 use kv_codec::command::{BatchBuilder, Body, CommandHeader};
 use kv_raft::{
-    ConfChange, Envelope, HardState, Input, Membership, MessageError, Node, NodeConfig, NodeState, PeerMessage,
-    Position, Record, RejectReason, SnapshotMark, TailLimits,
+    ConfChange, Effects, Envelope, HardState, Input, Membership, MessageError, Node, NodeConfig, NodeState,
+    PeerMessage, Position, Record, RejectReason, SnapshotMark, TailLimits,
 };
 use raft::eraftpb::{Entry, Message, MessageType};
 
@@ -215,6 +215,30 @@ fn reads_outlive_a_lost_round_and_a_change_of_leader() {
     let mut answered: Vec<_> = cluster.reads.iter().map(|(id, read, _)| (*id, *read)).collect();
     answered.sort_unstable();
     assert_eq!(answered, [(1, 5), (2, 6)]);
+}
+
+/// What was sent before the connection stood is lost; an election timeout may be long.
+#[test]
+fn a_read_asks_again_when_the_leader_was_out_of_reach() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.step(1, Input::Campaign);
+    let asked = |effects: Effects| {
+        effects.messages.iter().filter(|sent| matches!(sent.body, PeerMessage::ReadRequest { .. })).count()
+    };
+    let follower = cluster.node(2);
+    let mut step = |input| {
+        follower.step(input).unwrap();
+        asked(follower.poll())
+    };
+    assert_eq!(step(Input::Read(7)), 1);
+    assert_eq!(step(Input::Tick), 0, "it may be on its way");
+    assert_eq!(step(Input::Unreachable(3)) + step(Input::Tick), 0, "another one");
+    assert_eq!(step(Input::Unreachable(1)), 0, "it would be lost again at once");
+    assert_eq!(step(Input::Tick), 1);
+    assert_eq!(step(Input::Tick), 0);
+    cluster.step(2, Input::Unreachable(1));
+    cluster.step(2, Input::Tick);
+    assert_eq!(cluster.reads, [(2, 7, 2)]);
 }
 
 /// Before the first commit of its term a leader's commit index may be behind what an earlier leader acknowledged.

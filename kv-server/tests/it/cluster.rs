@@ -1,7 +1,7 @@
 //! Three members in processes of their own: every one answers, any one may die, and nothing is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request};
 
-use crate::harness::{Clients, DEADLINE, Process, check_refused, get, http_get, metric};
+use crate::harness::{Clients, DEADLINE, Process, check_refused, free_addresses, get, http_get, metric};
 
 /// Short, so that a leader is missed soon; long enough for a busy machine.
 const TIMEOUTS: [&str; 2] = ["--heartbeat-interval=50", "--election-timeout=500"];
@@ -41,7 +41,8 @@ impl Cluster {
     pub(crate) fn start(members: usize, extra: &[&str]) -> Self {
         let extra = TIMEOUTS.iter().chain(extra).map(|flag| (*flag).to_owned()).collect();
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self { dir, urls: free_urls(members), extra, members: Vec::new(), removed: BTreeSet::new() };
+        let urls = (0..members).map(|_| free_urls()).collect();
+        let mut cluster = Self { dir, urls, extra, members: Vec::new(), removed: BTreeSet::new() };
         cluster.members = (0..members).map(|nth| Some(cluster.begin(nth))).collect();
         cluster.members.iter_mut().flatten().for_each(Process::serves);
         cluster
@@ -82,7 +83,7 @@ impl Cluster {
 
     /// Room for one more member, of which nobody has been told. Its number, and its peer URL.
     pub(crate) fn place(&mut self) -> (usize, String) {
-        self.urls.extend(free_urls(1));
+        self.urls.push(free_urls());
         self.members.push(None);
         (self.urls.len() - 1, self.urls[self.urls.len() - 1][1].clone())
     }
@@ -120,7 +121,12 @@ impl Cluster {
         self.revive_with(nth, &["--force-new-cluster"]);
     }
 
-    /// Whether a member runs.
+    /// How many members there are, or were.
+    pub(crate) fn places(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether a member was started, and neither killed nor seen leaving.
     pub(crate) fn runs(&self, nth: usize) -> bool {
         self.members[nth].is_some()
     }
@@ -210,12 +216,8 @@ impl Cluster {
     }
 }
 
-/// Pairs of URLs on ports that were free a moment ago.
-fn free_urls(pairs: usize) -> Vec<[String; 2]> {
-    // Held until all are drawn, so that no two are the same.
-    let held: Vec<_> = (0..2 * pairs).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let urls: Vec<String> = held.iter().map(|held| format!("http://{}", held.local_addr().unwrap())).collect();
-    urls.chunks(2).map(|urls| [urls[0].clone(), urls[1].clone()]).collect()
+fn free_urls() -> [String; 2] {
+    free_addresses().map(|address| format!("http://{address}"))
 }
 
 /// Puts until it is done: a call whose leader is lost is told that nobody knows.

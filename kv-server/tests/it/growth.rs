@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
+use kv_server::proto::etcdserverpb::cluster_client::ClusterClient;
 use kv_server::proto::etcdserverpb::lease_client::LeaseClient;
 use kv_server::proto::etcdserverpb::watch_client::WatchClient;
 use kv_server::proto::etcdserverpb::{
@@ -12,6 +13,7 @@ use kv_server::proto::etcdserverpb::{
     MemberRemoveRequest, PutRequest, RangeRequest, SnapshotRequest, StatusRequest, TxnRequest, WatchRequest,
 };
 use serde_json::json;
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use crate::cluster::{Cluster, EXISTING, put_at_last};
@@ -36,18 +38,21 @@ async fn add(cluster: &mut Cluster, through: usize, is_learner: bool) -> (usize,
     (nth, added.member.unwrap().id)
 }
 
-/// Removes a member. A leader that goes, or is missed only now, may not answer: then it is asked again.
+/// Removes a member. A leader that goes, or is missed only now, may not answer, and who was asked may be gone: then another is asked.
 async fn remove(cluster: &Cluster, through: usize, id: u64) {
-    let mut clients = cluster.clients(through).await;
+    let others = (0..cluster.places()).filter(|nth| *nth != through && cluster.runs(*nth));
+    let mut asked: Vec<usize> = [through].into_iter().chain(others).collect();
     let mut tried = false;
     let until = Instant::now() + DEADLINE;
     loop {
-        match clients.cluster.member_remove(MemberRemoveRequest { id }).await {
+        let channel = Endpoint::from_shared(format!("http://{}", cluster.address(asked[0]))).unwrap().connect_lazy();
+        match ClusterClient::new(channel).member_remove(MemberRemoveRequest { id }).await {
             Ok(_) => return,
             Err(status) if tried && status.code() == Code::NotFound => return,
             Err(status) => {
                 assert!(status.code() == Code::Unavailable && Instant::now() < until, "{status}");
                 tried = true;
+                asked.rotate_left(1);
             }
         }
     }

@@ -2,9 +2,10 @@
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +34,22 @@ const ADDRESSES: [&str; 3] = [
     "--advertise-client-urls=http://127.0.0.1:2379",
     "--listen-peer-urls=http://127.0.0.1:0",
 ];
+
+/// Addresses that no other test has, and nobody had a moment ago. They lie below the range from which the system gives ports to
+/// whoever asks for any: a member that starts again must find its own free.
+pub(crate) fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 10_000;
+    // Another run of the tests beside this one starts elsewhere.
+    let start = u16::try_from(std::process::id() * 97 % u32::from(COUNT)).unwrap();
+    let draw = || {
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+        SocketAddr::from(([127, 0, 0, 1], FIRST + (start + nth) % COUNT))
+    };
+    let free = |address: &SocketAddr| TcpListener::bind(address).is_ok();
+    std::array::from_fn(|_| (0..100).map(|_| draw()).find(free).expect("one of a hundred is free"))
+}
 
 /// The arguments of a server on `dir`. A flag in `extra` replaces the one of the same name.
 fn arguments(dir: &Path, extra: &[&str]) -> Vec<String> {

@@ -2,7 +2,7 @@
 //! connection.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use fastrand::Rng;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
-use crate::harness::{DEADLINE, Process, http_get, poll};
+use crate::harness::{DEADLINE, Process, free_addresses, http_get, poll};
 
 const MESSAGE: u8 = 1;
 const STORED: u8 = 6;
@@ -33,7 +33,7 @@ struct Lonely {
 
 impl Lonely {
     fn start() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let [free] = free_addresses();
         let url = format!("http://{free}");
         let cluster = format!("a={url},b={},c={}", OTHERS[0], OTHERS[1]);
         let flags = [
