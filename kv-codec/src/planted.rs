@@ -111,7 +111,7 @@ bugs! {
     CommitUnpersisted = "commit-unpersisted",
     /// A membership change is applied before the log says that it is committed.
     ConfChangeNotSynced = "conf-change-not-synced",
-    /// A leader that was removed goes on leading.
+    /// A leader that is to be removed hands over to nobody, and goes on leading.
     RemovedLeads = "removed-leads",
     /// A read round that got lost is not asked again.
     LostRoundForgotten = "lost-round-forgotten",

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 
+use kv_codec::planted::{Bug, is_planted};
 use raft::StateRole;
 
 use super::{Node, NodeConfig, mix};
@@ -89,6 +90,9 @@ impl Node {
     /// Whether this leader, which is to be removed, shall hand over first: once in each term. Whoever asked for the removal asks
     /// again, and asks the next leader, if there is one by then.
     pub(super) fn hands_over_before_removal(&mut self) -> bool {
+        if is_planted(Bug::RemovedLeads) {
+            return false;
+        }
         let term = self.raw.raft.term;
         if self.raw.raft.lead_transferee.is_some() {
             return true;
