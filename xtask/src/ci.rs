@@ -1,10 +1,12 @@
 //! `cargo xtask ci`: what a change must pass, in the order that finds the cheap mistakes first.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
+use crate::beside::{Beside, Ended};
 use crate::run::{Workspace, step};
 use crate::{clients, tidy};
 
@@ -20,9 +22,10 @@ struct Outcome {
 
 /// Runs the steps; stops at the first that fails. The table at the end says how long each took.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let start = Instant::now();
     let mut done: Vec<Outcome> = Vec::new();
     let result = steps(workspace, &mut done);
-    println!("\n{}", table(&done, result.is_ok()));
+    println!("\n{}", table(&done, start.elapsed(), result.is_ok()));
     result
 }
 
@@ -30,8 +33,6 @@ fn steps(workspace: &Workspace, done: &mut Vec<Outcome>) -> Result<()> {
     let mut doc = workspace.cargo(&["doc", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    let simulation = ["run", "--package", "kv-sim", "--", "--first", "1", "--seeds", SIM_SEEDS, "--jobs", "2"];
-    let planted = ["run", "--package", "kv-sim", "--features", "planted-bugs", "--", "--mutants", "--jobs", "2"];
 
     // What crates.io would get, put together and not built: cargo keeps what it once unpacked under a version, and would build that.
     let packages = ["package", "--quiet", "--offline", "--allow-dirty", "--no-verify"];
@@ -40,13 +41,47 @@ fn steps(workspace: &Workspace, done: &mut Vec<Outcome>) -> Result<()> {
     timed(done, "format", || command(workspace.cargo(&["fmt", "--all", "--check"])))?;
     timed(done, "tidy", || tidy::run(workspace, &tidy::Options::default()).map(|()| String::new()))?;
     timed(done, "lints", || command(workspace.cargo(&lints)))?;
-    timed(done, "tests", || command(workspace.cargo(&["test", "--workspace"])))?;
+    timed(done, "build", || build(workspace).map(|()| String::new()))?;
+    // Most tests wait, for timeouts and for disks; the simulator never does.
+    let beside = Beside::start(simulators(workspace));
+    let tests = timed(done, "tests", || command(workspace.cargo(&["test", "--workspace"])));
+    beside.wait().into_iter().fold(tests, |before, ended| before.and(report(done, ended)))?;
     timed(done, "docs", || command(doc))?;
     timed(done, "packages", || command(workspace.cargo(&packages)))?;
-    timed(done, "simulation", || command(workspace.cargo(&simulation)))?;
-    timed(done, "planted bugs", || command(workspace.cargo(&planted)))?;
     timed(done, "budget", || crate::budget(workspace, &["--check", "--portable"]).map(|()| String::new()))?;
     timed(done, "clients", || clients::run(workspace, false))
+}
+/// Builds the simulator with bugs to plant in it, and after it what the tests need, the simulator as it is among that.
+fn build(workspace: &Workspace) -> Result<()> {
+    step(&mut workspace.build_like_tests(&["--bin", "kv-sim", "--features", "kv-sim/planted-bugs"]))?;
+    // Kept elsewhere: cargo gives both the same place.
+    let planted = planted(workspace);
+    std::fs::create_dir_all(planted.parent().expect("it is in a directory"))
+        .and_then(|()| std::fs::copy(simulator(workspace), &planted))
+        .with_context(|| format!("copying to {}", planted.display()))?;
+    step(&mut workspace.cargo(&["test", "--workspace", "--no-run"]))
+}
+
+fn simulator(workspace: &Workspace) -> PathBuf {
+    workspace.target_directory.join("debug/kv-sim")
+}
+
+fn planted(workspace: &Workspace) -> PathBuf {
+    workspace.target_directory.join("ci/kv-sim-planted")
+}
+
+/// What runs beside the tests, on as many threads as there are cores.
+fn simulators(workspace: &Workspace) -> Vec<(&'static str, Command)> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+    let of = |program: PathBuf, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).args(["--jobs", &jobs]).current_dir(&workspace.root);
+        command
+    };
+    vec![
+        ("simulation", of(simulator(workspace), &["--first", "1", "--seeds", SIM_SEEDS])),
+        ("planted bugs", of(planted(workspace), &["--mutants"])),
+    ]
 }
 
 fn command(mut command: Command) -> Result<String> {
@@ -57,7 +92,17 @@ fn timed(done: &mut Vec<Outcome>, name: &'static str, work: impl FnOnce() -> Res
     println!("\n=== {name}");
     let start = Instant::now();
     let result = work();
-    let took = start.elapsed();
+    finish(done, name, start.elapsed(), result)
+}
+
+/// What ran beside the tests, told after them.
+fn report(done: &mut Vec<Outcome>, ended: Ended) -> Result<()> {
+    let Ended { name, took, said, result } = ended;
+    println!("\n=== {name}, beside the tests\n{}", said.trim_end());
+    finish(done, name, took, result.map(|()| "beside the tests".to_owned()))
+}
+
+fn finish(done: &mut Vec<Outcome>, name: &'static str, took: Duration, result: Result<String>) -> Result<()> {
     let (note, result) = match result {
         Ok(note) => (note, Ok(())),
         Err(error) => (format!("FAILED: {error:#}"), Err(anyhow!("ci stopped at: {name}"))),
@@ -67,13 +112,12 @@ fn timed(done: &mut Vec<Outcome>, name: &'static str, work: impl FnOnce() -> Res
     result
 }
 
-fn table(done: &[Outcome], passed: bool) -> String {
+fn table(done: &[Outcome], took: Duration, passed: bool) -> String {
     let mut text = String::new();
     for Outcome { name, took, note } in done {
         text += &format!("{name:<12}{:>8.1} s  {note}\n", took.as_secs_f64());
     }
-    let total: f64 = done.iter().map(|outcome| outcome.took.as_secs_f64()).sum();
-    text += &format!("{:<12}{total:>8.1} s  {}", "total", if passed { "all passed" } else { "FAILED" });
+    text += &format!("{:<12}{:>8.1} s  {}", "total", took.as_secs_f64(), if passed { "all passed" } else { "FAILED" });
     text
 }
 
@@ -87,7 +131,7 @@ mod tests {
         timed(&mut done, "good", || Ok("fine".into())).expect("a good step passes");
         let error = timed(&mut done, "bad", || Err(anyhow!("broken"))).expect_err("a bad step fails");
         assert_eq!(error.to_string(), "ci stopped at: bad");
-        let table = table(&done, false);
+        let table = table(&done, Duration::ZERO, false);
         assert!(table.contains("good") && table.contains("fine") && table.contains("FAILED: broken"), "{table}");
     }
 }

@@ -3,6 +3,7 @@
 //! It knows none of the other crates: it starts `cargo`, the built binaries and, where they are installed, real etcd
 //! clients, and it reads the tree for [`tidy`]. Each task prints what it runs, so that any line can be run by hand.
 
+mod beside;
 mod campaign;
 mod ci;
 mod clients;
@@ -27,7 +28,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Everything a change must pass: format, lints, tests, docs, tidy, a short simulation, installed clients.
+    /// Everything a change must pass: format, tidy, lints, tests, simulators beside them, docs, packages, budget, installed clients.
     Ci,
     /// Checks of the tree that no compiler makes: layering, versions, file sizes, words, links, public APIs.
     Tidy(tidy::Options),
@@ -145,12 +146,12 @@ fn lab(workspace: &Workspace, arguments: &[String]) -> Result<std::process::Comm
 
 /// Counts, with the compiler's name beside the figures. What is the same in every build is counted in the one that the tests left.
 pub(crate) fn budget(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
-    let (build, folder): (&[&str], _) = if arguments.contains(&"--portable") {
-        (&["build", "--workspace", "--bin", "kv-bench", "--bin", "kv-counted"], "debug")
+    let (mut build, folder) = if arguments.contains(&"--portable") {
+        (workspace.build_like_tests(&["--bin", "kv-bench", "--bin", "kv-counted"]), "debug")
     } else {
-        (&["build", "--release", "--package", "kv-bench"], "release")
+        (workspace.cargo(&["build", "--release", "--package", "kv-bench"]), "release")
     };
-    step(&mut workspace.cargo(build))?;
+    step(&mut build)?;
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let version = std::process::Command::new(rustc).arg("--version").output().context("rustc --version")?;
     let folder = workspace.target_directory.join(folder);

@@ -43,6 +43,14 @@ impl Workspace {
         command.args(arguments).current_dir(&self.root);
         command
     }
+
+    /// A build of programs out of what `cargo test --workspace` compiles, or has compiled. The example makes cargo choose the features
+    /// that only tests need as well; without it half of the dependencies would be compiled twice.
+    pub(crate) fn build_like_tests(&self, arguments: &[&str]) -> Command {
+        let mut command = self.cargo(&["build", "--workspace", "--example", "counter"]);
+        command.args(arguments);
+        command
+    }
 }
 
 /// Prints the command, runs it, and fails when it fails.
@@ -66,7 +74,7 @@ pub(crate) fn become_of(command: &mut Command) -> Result<()> {
 }
 
 /// The command as one would type it, with the environment that it adds.
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let mut words: Vec<String> = command
         .get_envs()
         .filter_map(|(key, value)| Some(format!("{}=\"{}\"", key.display(), value?.display())))

@@ -9,27 +9,33 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use kv_bench::crash::{self, Options};
 
 /// Builds kv-server as this test was built, and says where it is.
 ///
-/// Cargo tells a test the path of its own package's binaries only, so this asks cargo. `--workspace` makes it choose the
-/// same features as `cargo test --workspace`, which has the binary ready then.
+/// Cargo tells a test the path of its own package's binaries only, so this asks cargo. `--workspace`, and an example beside it, make it
+/// choose the same features as `cargo test --workspace`, those that only tests need among them: it has the binary ready then.
 fn server_binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    // target/<profile>/deps/<this test>
-    let profile_dir = test.ancestors().nth(2).unwrap();
-    let target_dir = profile_dir.parent().unwrap();
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--quiet", "--workspace", "--bin", "kv-server", "--target-dir"]).arg(target_dir);
-    if profile_dir.ends_with("release") {
-        build.arg("--release");
-    }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let status = build.current_dir(workspace).status().unwrap();
-    assert!(status.success(), "building kv-server: {status}");
-    profile_dir.join("kv-server")
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        // target/<profile>/deps/<this test>
+        let profile_dir = test.ancestors().nth(2).unwrap();
+        let target_dir = profile_dir.parent().unwrap();
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "--workspace", "--bin", "kv-server", "--example", "counter"]);
+        build.arg("--target-dir").arg(target_dir);
+        if profile_dir.ends_with("release") {
+            build.arg("--release");
+        }
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let status = build.current_dir(workspace).status().unwrap();
+        assert!(status.success(), "building kv-server: {status}");
+        profile_dir.join("kv-server")
+    });
+    built.clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

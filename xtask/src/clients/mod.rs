@@ -58,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace, perf: bool) -> Result<String> {
     };
     let (ran, not_run) = (named(etcdctl, &scripts), named(!etcdctl, &missing));
     if !ran.is_empty() {
-        step(&mut workspace.cargo(&["build", "--package", "kv-server", "--bin", "kv-server"]))?;
+        step(&mut workspace.build_like_tests(&["--bin", "kv-server"]))?;
         let binary = workspace.target_directory.join("debug").join("kv-server");
         let directory = Directory::new()?;
         let server = Server::start(&binary, &directory.0.join("data"), &[])?;
