@@ -113,7 +113,9 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             if !report.compared {
                 println!("To compare with etcd: cargo xtask bench --rival etcd=/path/to/etcd");
             }
-            println!("Report: {}, every round: {}", report.markdown_path.display(), report.json_path.display());
+            let wire::Report { markdown_path, svg_path, json_path, .. } = &report;
+            let [text, chart, rounds] = [markdown_path, svg_path, json_path].map(|path| path.display());
+            println!("Report: {text}, as a chart: {chart}, every round: {rounds}");
         }
         Tool::Budget(options) => budget::run(&options).await?,
         Tool::Cliffs(options) => show(&cliffs::run(&options).await?),

@@ -13,6 +13,10 @@ use crate::figures::number;
 const WIDTH: u32 = 460;
 const LINES_HEIGHT: u32 = 340;
 const BAR_HEIGHT: u32 = 30;
+/// Below the bars, for the axis and its unit.
+const BARS_AXIS_HEIGHT: u32 = 56;
+/// Above a group of bars.
+const TITLE_HEIGHT: u32 = 28;
 /// Left of the bars, for their names.
 const NAMES_WIDTH: i32 = 152;
 /// In the drawing crate's measure, which is a quarter above that of a page.
@@ -51,28 +55,58 @@ fn colour(series: &str, index: usize) -> RGBColor {
 pub(crate) fn svg(chart: &Chart) -> Result<String> {
     let mut text = String::new();
     match chart {
-        Chart::Bars { unit, bars, .. } => draw_bars(&mut text, unit, bars)?,
+        Chart::Bars { unit, bars, .. } => draw_bars(&mut text, OURS, unit, bars)?,
         Chart::Lines { x, y, log, series, .. } => draw_lines(&mut text, (x, y), *log, series)?,
     }
     Ok(text)
+}
+
+/// Draws bars under one another, each group of them under its title; those of names that begin with `ours` stand out.
+/// On white: nothing around it gives it a colour.
+///
+/// # Errors
+/// What the drawing crate says.
+pub(crate) fn groups(ours: &str, unit: &str, groups: &[(String, Vec<Bar>)]) -> Result<String> {
+    let (mut inner, mut y) = (String::new(), 0);
+    for (title, bars) in groups {
+        let mut chart = String::new();
+        draw_bars(&mut chart, ours, unit, bars)?;
+        let title = title.replace('&', "&amp;").replace('<', "&lt;");
+        let baseline = y + TITLE_HEIGHT * 3 / 4;
+        inner += &format!(
+            "<text x=\"8\" y=\"{baseline}\" font-family=\"sans-serif\" font-size=\"15\" font-weight=\"bold\">"
+        );
+        inner +=
+            &format!("{title}</text>\n{}\n", chart.replacen("<svg", &format!("<svg y=\"{}\"", y + TITLE_HEIGHT), 1));
+        y += TITLE_HEIGHT + bars_height(bars);
+    }
+    Ok(format!(
+        "<svg width=\"{WIDTH}\" height=\"{y}\" viewBox=\"0 0 {WIDTH} {y}\" xmlns=\"http://www.w3.org/2000/svg\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{inner}</svg>\n"
+    ))
 }
 
 fn failed<E: std::fmt::Display>(error: E) -> anyhow::Error {
     anyhow!("drawing a chart: {error}")
 }
 
-type Bars = [(String, f64, f64, f64)];
+/// Name, median, lowest, highest.
+pub(crate) type Bar = (String, f64, f64, f64);
 
-fn draw_bars(text: &mut String, unit: &str, bars: &Bars) -> Result<()> {
-    let rows = u32::try_from(bars.len()).unwrap_or(1);
-    let area = SVGBackend::with_string(text, (WIDTH, rows * BAR_HEIGHT + 56)).into_drawing_area();
+fn bars_height(bars: &[Bar]) -> u32 {
+    u32::try_from(bars.len()).unwrap_or(1) * BAR_HEIGHT + BARS_AXIS_HEIGHT
+}
+
+fn draw_bars(text: &mut String, ours: &str, unit: &str, bars: &[Bar]) -> Result<()> {
+    let rows = bars.len() as f64;
+    let area = SVGBackend::with_string(text, (WIDTH, bars_height(bars))).into_drawing_area();
     let most = bars.iter().map(|bar| bar.3.max(bar.1)).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let mut chart = ChartBuilder::on(&area)
         .margin_right(16)
         .margin_left(NAMES_WIDTH)
         .margin_top(4)
         .x_label_area_size(46)
-        .build_cartesian_2d(0.0..most * 1.25, 0.0..f64::from(rows))
+        .build_cartesian_2d(0.0..most * 1.25, 0.0..rows)
         .map_err(failed)?;
     let words = ("sans-serif", FONT_SIZE).into_font().color(&INK);
     chart
@@ -92,8 +126,8 @@ fn draw_bars(text: &mut String, unit: &str, bars: &Bars) -> Result<()> {
     let value_style = words.pos(Pos::new(HPos::Left, VPos::Center));
     for (index, (name, median, lowest, highest)) in bars.iter().enumerate() {
         // The first at the top.
-        let at = f64::from(rows) - index as f64 - 0.5;
-        let filled = if name.starts_with(OURS) { OURS_COLOUR } else { THEIRS_COLOUR }.filled();
+        let at = rows - index as f64 - 0.5;
+        let filled = if name.starts_with(ours) { OURS_COLOUR } else { THEIRS_COLOUR }.filled();
         let bar = Rectangle::new([(0.0, at - 0.33), (*median, at + 0.33)], filled);
         let whisker = PathElement::new([(*lowest, at), (*highest, at)], INK);
         chart.draw_series([bar]).map_err(failed)?;
@@ -186,6 +220,18 @@ mod tests {
     fn axis_labels_are_short() {
         let text = [0.0, 1.0, 0.25, 500.0, 9_999.0, 10_000.0, 25_500.0, 1e6, 2.5e9].map(short);
         assert_eq!(text, ["0", "1", "0.25", "500", "9999", "10k", "25.5k", "1M", "2.5G"]);
+    }
+
+    #[test]
+    fn groups_stand_under_one_another() {
+        let bars = || vec![("kv 1".to_owned(), 9.0, 8.0, 10.0), ("a<b".to_owned(), 5.0, 4.0, 6.0)];
+        let drawn = groups("kv", "operations/s", &[("one & all".into(), bars()), ("two".into(), bars())]);
+        let drawn = drawn.expect("bars can be drawn");
+        for part in ["one &amp; all</text>", "<svg y=\"28\"", "<svg y=\"172\"", "height=\"288\"", "a&lt;b"] {
+            assert!(drawn.contains(part), "{part} is not in\n{drawn}");
+        }
+        let ours = format!("fill=\"{}\"", colour_of(OURS, 0).to_uppercase());
+        assert_eq!((drawn.matches(&ours).count(), drawn.matches("</svg>").count()), (2, 3), "{drawn}");
     }
 
     #[test]

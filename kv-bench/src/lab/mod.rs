@@ -14,7 +14,7 @@
 //! `lab.html`, `lab.md` and `lab.json`. With `--only`, what an earlier run left of the other experiments stays.
 
 mod answers;
-mod chart;
+pub(crate) mod chart;
 mod clock;
 #[cfg(test)]
 mod conformance;

@@ -48,6 +48,8 @@ pub struct Report {
     pub markdown: String,
     /// Where the tables lie.
     pub markdown_path: PathBuf,
+    /// Where the chart lies.
+    pub svg_path: PathBuf,
     /// Where every round lies.
     pub json_path: PathBuf,
     /// Whether a server that is not of this project was among them.
@@ -122,10 +124,10 @@ async fn one_round(target: &Target, workload: &Workload, race: &Race, seed: u64)
 
 fn write(results: &Results, out: &Path, compared: bool) -> Result<Report> {
     let markdown = results.markdown();
-    let (markdown_path, json_path) = (out.join("wire.md"), out.join("wire.json"));
+    let [markdown_path, svg_path, json_path] = ["md", "svg", "json"].map(|end| out.join("wire").with_extension(end));
     let json = serde_json::to_string_pretty(&results.json()).context("the report as JSON")?;
-    for (path, text) in [(&markdown_path, &markdown), (&json_path, &json)] {
+    for (path, text) in [(&markdown_path, &markdown), (&svg_path, &results.svg()?), (&json_path, &json)] {
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(Report { markdown, markdown_path, json_path, compared })
+    Ok(Report { markdown, markdown_path, svg_path, json_path, compared })
 }

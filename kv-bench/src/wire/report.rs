@@ -1,12 +1,14 @@
-//! The report: tables in Markdown, and every round in JSON.
+//! The report: tables in Markdown, speeds as a chart, and every round in JSON.
 
 use std::fmt::Write;
 
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::options::Workload;
 use super::stats::{Sample, Summary};
 use crate::figures::{Figure, nothing, number, ratio, spread, table};
+use crate::lab::chart;
 
 /// A server, as the report shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +91,23 @@ impl Results {
             let named = self.servers.iter().zip(servers);
             named.filter_map(move |(server, rounds)| Some((workload, server, Summary::of(rounds)?)))
         })
+    }
+
+    /// Operations a second, a bar for each server, under one another for each workload.
+    ///
+    /// # Errors
+    /// What the drawing crate says.
+    pub(super) fn svg(&self) -> Result<String> {
+        let mut groups: Vec<(String, Vec<_>)> = Vec::new();
+        for (workload, server, summary) in self.summaries() {
+            let Figure { median, lowest, highest } = summary.operations_per_second;
+            if groups.last().is_none_or(|(name, _)| *name != workload.name) {
+                groups.push((workload.name.clone(), Vec::new()));
+            }
+            groups.last_mut().expect("one was pushed").1.push((server.name.clone(), median, lowest, highest));
+        }
+        let ours = self.servers.first().map_or("", |server| server.name.as_str());
+        chart::groups(ours, "operations/s", &groups)
     }
 
     fn figures(&self) -> Vec<Vec<String>> {
@@ -236,6 +255,14 @@ mod tests {
         let mut results = results();
         results.runs[0].1[1][0].unsent = 17;
         assert!(results.markdown().contains("single, etcd: too slow for the schedule: 17 operation(s)"));
+    }
+
+    #[test]
+    fn the_chart_has_a_bar_for_each_server() {
+        let drawn = results().svg().unwrap();
+        for part in [">single</text>", "kv\n", "etcd\n", "12.3k", "6,172"] {
+            assert!(drawn.contains(part), "{part:?} is not in\n{drawn}");
+        }
     }
 
     #[test]

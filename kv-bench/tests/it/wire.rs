@@ -51,7 +51,7 @@ fn a_short_run_reports_both_servers_and_leaves_only_the_report() {
     let output = wire(&server_binary(), out.path(), &arguments).output().unwrap();
     let text = text(&output);
     assert!(output.status.success(), "{text}");
-    assert_eq!(listed(out.path()), ["wire.json", "wire.md"], "{text}");
+    assert_eq!(listed(out.path()), ["wire.json", "wire.md", "wire.svg"], "{text}");
     assert_eq!(mentioning(out.path()), [""; 0], "{text}");
 
     let markdown = std::fs::read_to_string(out.path().join("wire.md")).unwrap();
