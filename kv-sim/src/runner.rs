@@ -30,7 +30,8 @@ const MS_PER_HOUR: u64 = 3_600_000;
 const STATUS_EVERY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 thread_local! {
-    static RUNNING: Cell<u64> = const { Cell::new(0) };
+    /// The seed that this thread runs; the main thread of many runs none.
+    static RUNNING: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 /// Milliseconds that this process spent on a CPU.
@@ -44,7 +45,8 @@ pub(crate) fn tell_the_seed_of_a_panic(bug: Option<Bug>) {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         print(info);
-        let seed = RUNNING.get();
+        // Who runs no seed only passes on that another thread has panicked, which was told.
+        let Some(seed) = RUNNING.get() else { return };
         let why = info.payload_as_str().unwrap_or("no words").lines().next().unwrap_or_default().to_owned();
         // Not println: it would panic in turn where nobody listens any more.
         let lines = format!("{}\n{}\n", found(seed, &format!("panicked: {why}")), repeat(seed, bug));
@@ -54,7 +56,7 @@ pub(crate) fn tell_the_seed_of_a_panic(bug: Option<Bug>) {
 
 /// This thread begins to run `seed`, with `bug` planted.
 pub(crate) fn begin(seed: u64, bug: Option<Bug>) {
-    RUNNING.set(seed);
+    RUNNING.set(Some(seed));
     #[cfg(feature = "planted-bugs")]
     kv_codec::planted::plant(bug);
     #[cfg(not(feature = "planted-bugs"))]
