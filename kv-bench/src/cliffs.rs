@@ -15,7 +15,7 @@ use kv_server::proto::etcdserverpb::SnapshotRequest;
 use kv_server::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 
 use crate::figures::{Figures, Report, Results, Row, percentile_ms};
-use crate::million::load::Client;
+use crate::million::load::{Client, Contents};
 use crate::pulse::{Beat, Pulse};
 use crate::race::{Race, in_turn};
 use crate::target::{Kind, Running, Target};
@@ -30,7 +30,6 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Below that the rows have nothing large in them.
 const KEYS_MIN: u32 = 1_000;
 const KEYS_MAX: u32 = 5_000_000;
-const VALUE_BYTES_MAX: usize = 64 * 1024;
 const LISTERS: u32 = 64;
 /// Keys that each of them lists.
 const LISTED_KEYS: u32 = 10_000;
@@ -43,12 +42,9 @@ pub struct Options {
     /// Which servers run, and where the report goes.
     #[command(flatten)]
     pub race: Race,
-    /// Keys of the store.
-    #[arg(long, default_value_t = 1_000_000)]
-    pub keys: u32,
-    /// Bytes of a value.
-    #[arg(long, value_name = "BYTES", default_value_t = 256)]
-    pub value: usize,
+    /// What the store holds.
+    #[command(flatten)]
+    pub contents: Contents,
     /// Rounds; the servers take turns.
     #[arg(long, default_value_t = 1)]
     pub rounds: u32,
@@ -59,9 +55,8 @@ pub struct Options {
 /// # Errors
 /// Options that make no sense, a program that is not there or does not start, an operation that fails.
 pub async fn run(options: &Options) -> Result<Report> {
-    let Options { keys, value, rounds, .. } = *options;
-    ensure!((KEYS_MIN..=KEYS_MAX).contains(&keys), "--keys is from {KEYS_MIN} to {KEYS_MAX}, not {keys}");
-    ensure!((1..=VALUE_BYTES_MAX).contains(&value), "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value}");
+    let Options { rounds, contents: Contents { keys, value }, .. } = *options;
+    options.contents.check(KEYS_MIN..=KEYS_MAX)?;
     ensure!((1..=20).contains(&rounds), "--rounds is from 1 to 20, not {rounds}");
     let targets = options.race.prepare()?;
     let seed = fastrand::u64(..);
@@ -75,7 +70,7 @@ pub async fn run(options: &Options) -> Result<Report> {
 }
 
 async fn rows(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>> {
-    let Options { keys, value, .. } = *options;
+    let Contents { keys, value } = options.contents;
     let mut figures = Figures::of(target);
     let directory = options.race.directory()?;
     // One snapshot while the keys come, and none by chance in another row.

@@ -51,6 +51,7 @@ fn steps(workspace: &Workspace, done: &mut Vec<Outcome>) -> Result<()> {
     timed(done, "budget", || crate::budget(workspace, &["--check", "--portable"]).map(|()| String::new()))?;
     timed(done, "clients", || clients::run(workspace, false))
 }
+
 /// Builds the simulator with bugs to plant in it, and after it what the tests need, the simulator as it is among that.
 fn build(workspace: &Workspace) -> Result<()> {
     step(&mut workspace.build_like_tests(&["--bin", "kv-sim", "--features", "kv-sim/planted-bugs"]))?;

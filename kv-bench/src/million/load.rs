@@ -1,5 +1,6 @@
 //! The client of one large store: fills it, and reads it in every size.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +24,29 @@ const SNAPSHOT_WITHIN: Duration = Duration::from_secs(120);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// Puts in flight while the store is filled.
 const WRITERS: u32 = 256;
+
+const VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// What the store holds.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Contents {
+    /// Keys of the store.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub keys: u32,
+    /// Bytes of a value.
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    pub value: usize,
+}
+
+impl Contents {
+    pub(crate) fn check(&self, keys: RangeInclusive<u32>) -> Result<()> {
+        let (least, most) = (keys.start(), keys.end());
+        ensure!(keys.contains(&self.keys), "--keys is from {least} to {most}, not {}", self.keys);
+        let value = self.value;
+        ensure!((1..=VALUE_BYTES_MAX).contains(&value), "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value}");
+        Ok(())
+    }
+}
 
 /// A client of a store of so many keys.
 pub(crate) struct Client {

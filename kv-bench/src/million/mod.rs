@@ -21,18 +21,17 @@ mod readers;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::figures::{Figures, Report, Results, Row, percentile_ms};
 use crate::process::{device_bytes_written, reset_peak, rss_bytes};
 use crate::pulse::{Beat, Pulse};
 use crate::race::{Race, in_turn};
 use crate::target::{Kind, Running, Target};
-use load::Client;
+use load::{Client, Contents};
 use readers::Pace;
 
 const KEYS_MAX: u32 = 20_000_000;
-const VALUE_BYTES_MAX: usize = 64 * 1024;
 /// Keys of the small store that ranges are compared with.
 const SMALL_KEYS: u32 = 1_000;
 /// Pages and ranges that are read, each at a random place.
@@ -55,12 +54,9 @@ pub struct Options {
     /// Which servers run, and where the report goes.
     #[command(flatten)]
     pub race: Race,
-    /// Keys of the store.
-    #[arg(long, default_value_t = 1_000_000)]
-    pub keys: u32,
-    /// Bytes of a value.
-    #[arg(long, value_name = "BYTES", default_value_t = 256)]
-    pub value: usize,
+    /// What the store holds.
+    #[command(flatten)]
+    pub contents: Contents,
 }
 
 /// Runs the scenario on every server, one after the other, and writes the report.
@@ -68,9 +64,8 @@ pub struct Options {
 /// # Errors
 /// Options that make no sense, a program that is not there or does not start, an operation that fails.
 pub async fn run(options: &Options) -> Result<Report> {
-    let Options { keys, value, .. } = *options;
-    ensure!((SMALL_KEYS..=KEYS_MAX).contains(&keys), "--keys is from {SMALL_KEYS} to {KEYS_MAX}, not {keys}");
-    ensure!((1..=VALUE_BYTES_MAX).contains(&value), "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value}");
+    let Contents { keys, value } = options.contents;
+    options.contents.check(SMALL_KEYS..=KEYS_MAX)?;
     let targets = options.race.prepare()?;
     let seed = fastrand::u64(..);
     eprintln!("kv-bench million: seed {seed}");
@@ -80,7 +75,7 @@ pub async fn run(options: &Options) -> Result<Report> {
 }
 
 async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>> {
-    let Options { keys, value, .. } = *options;
+    let Contents { keys, value } = options.contents;
     let mut figures = Figures::of(target);
     let small_directory = options.race.directory()?;
     let small_server = target.start(small_directory.path(), &[]).await?;
