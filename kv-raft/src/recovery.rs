@@ -4,6 +4,7 @@
 //! streams the newest snapshot into the state machine, then the committed entries above it, publishes once, and gives the rest
 //! of the log to raft.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use kv_codec::planted::{Bug, is_planted};
@@ -52,6 +53,26 @@ pub enum RecoverError {
     #[error("the log and its snapshot do not fit together: {0}; restore this member from a snapshot of the cluster")]
     Mismatch(String),
 }
+
+impl RecoverError {
+    /// Whether what was stored is not what it was, so that no later attempt will succeed. What may be another version's, another member's,
+    /// or of a disk that is full, is not.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Log(LogError::Corrupt { .. }) | Self::Snapshot(SnapshotError::Corrupt { .. }) | Self::Mismatch(_) => {
+                true
+            }
+            Self::Log(LogError::Io { source, .. }) | Self::Snapshot(SnapshotError::Io { source, .. }) => {
+                source.kind() == ErrorKind::NotFound || source.raw_os_error() == Some(UNREADABLE)
+            }
+            Self::Log(_) | Self::Snapshot(_) | Self::Machine(_) => false,
+        }
+    }
+}
+
+/// `EIO`, by which a disk says that it cannot read a sector any more.
+const UNREADABLE: i32 = 5;
 
 /// What recovery found, for one line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -261,5 +282,37 @@ impl<M: StateMachine> Replay<'_, M> {
             self.base = Position { index: entry.index, term: entry.term };
         }
         self.kept.drain(..drop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn damage_is_what_no_other_version_and_no_other_disk_would_read() {
+        let (path, why) = (|| "log/1.log".to_owned(), || "why".to_owned());
+        let log = |source: io::Error| RecoverError::from(LogError::Io { op: "open", path: path(), source });
+        let unreadable = || io::Error::from_raw_os_error(UNREADABLE);
+        for damage in [
+            LogError::Corrupt { path: path(), offset: 1, why: why() }.into(),
+            SnapshotError::Corrupt { path: path(), offset: 1, why: why() }.into(),
+            SnapshotError::Io { op: "open", path: path(), source: ErrorKind::NotFound.into() }.into(),
+            RecoverError::Mismatch(why()),
+            log(unreadable()),
+        ] {
+            assert!(damage.is_damage(), "{damage}");
+        }
+        for other in [
+            LogError::UnknownVersion { path: path(), found: 9 }.into(),
+            LogError::Full { path: path(), bytes: 1 }.into(),
+            LogError::Replay(why()).into(),
+            MachineError(why()).into(),
+            log(ErrorKind::PermissionDenied.into()),
+        ] {
+            assert!(!RecoverError::is_damage(&other), "{other}");
+        }
     }
 }

@@ -7,6 +7,7 @@
 //!   log/             the write-ahead log's segments
 //!   snap/            snapshots
 //!   next/            a log and snapshots that are to replace these
+//!   damaged-<n>/     a log and snapshots that cannot be read any more, of an earlier id of the member; for people
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -27,7 +28,9 @@ const LOCK: &str = "LOCK";
 const STATE: [&str; 2] = ["log", "snap"];
 /// Where a state is put together that is to replace the one in use.
 const NEXT: &str = "next";
-/// What may be in a directory of ours. `lost+found` belongs to the file system.
+/// Where a state is kept that is of no more use to us, followed by a number.
+const DAMAGED: &str = "damaged-";
+/// What may be in a directory of ours, beside what is [`DAMAGED`]. `lost+found` belongs to the file system.
 const KNOWN: [&str; 7] = [MARKER, MARKER_TMP, LOCK, STATE[0], STATE[1], NEXT, "lost+found"];
 /// The first line of the marker.
 const TITLE: &str = "This is a data directory of kv-server. It is not etcd's: etcd cannot use it.";
@@ -87,7 +90,7 @@ pub enum DataDirError {
     },
     /// The log of a member that had one is gone.
     #[error(
-        "data directory {path} has been in use, but its log is gone; restore it from a backup, or remove the whole directory to start a new member"
+        "data directory {path} has been in use, but its log is gone; restore it from a backup, or remove the whole directory to start a new member; in a cluster, --resync-from-cluster has the other members send it"
     )]
     LogGone {
         /// The directory.
@@ -104,10 +107,21 @@ pub(crate) struct Identity {
     pub(crate) member_id: u64,
 }
 
+/// How far a member has come that gives up a damaged state and has the others send it theirs, under another id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resync {
+    /// The others may have been asked to replace the id that the marker names. The state in use is that id's.
+    Asked,
+    /// The id is the new one; the state in use is the old one's, and on its way to [`DAMAGED`] with this number.
+    SettingAside(u32),
+    /// The state in use, if there is one, is the new id's, which is to get a vote once it is complete.
+    CatchingUp,
+}
+
 /// A data directory, locked until it is dropped.
 ///
 /// * Its marker decides which state counts: that in use, or, while it says that one is being replaced, whatever of [`NEXT`] is there.
-/// * An identity is kept once there is a log.
+/// * An identity is kept once there is a log, and from [`Resync::SettingAside`] on: nobody else will be given it.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
@@ -123,6 +137,14 @@ struct Marker {
     started: bool,
     /// The state in [`NEXT`] is the one that counts.
     replacing: bool,
+    resync: Option<Resync>,
+}
+
+impl Marker {
+    /// Whether its identity is kept without a log.
+    fn is_kept(&self) -> bool {
+        self.started || self.resync.is_some()
+    }
 }
 
 impl DataDir {
@@ -132,6 +154,18 @@ impl DataDir {
     /// [`DataDirError`]; nothing was written to a directory that is not ours. [`DataDirError::LogGone`] when a directory that
     /// had a log has none: a member must not come back empty, now or at the next attempt.
     pub(crate) fn open(path: &Path, new: Identity) -> Result<Self, DataDirError> {
+        let dir = Self::open_damaged(path, new)?;
+        if dir.marker.started && !has_log(path)? {
+            return Err(DataDirError::LogGone { path: path.to_owned() });
+        }
+        Ok(dir)
+    }
+
+    /// As [`DataDir::open`], log or none.
+    ///
+    /// # Errors
+    /// [`DataDirError`], but for [`DataDirError::LogGone`].
+    pub(crate) fn open_damaged(path: &Path, new: Identity) -> Result<Self, DataDirError> {
         let io = |action, source| DataDirError::Io { action, path: path.to_owned(), source };
         if !path.exists() {
             create(path).map_err(|error| io("create", error))?;
@@ -139,8 +173,8 @@ impl DataDir {
         check_contents(path)?;
         let lock = lock(path)?;
         let found = read_marker(path)?;
-        let fresh = Marker { identity: new, started: false, replacing: false };
-        let marker = if has_log(path)? { found } else { found.filter(|marker| marker.started) };
+        let fresh = Marker { identity: new, started: false, replacing: false, resync: None };
+        let marker = if has_log(path)? { found } else { found.filter(Marker::is_kept) };
         let marker = marker.unwrap_or(fresh);
         let mut dir = Self { path: path.to_owned(), marker, _lock: lock };
         if marker.replacing {
@@ -149,8 +183,8 @@ impl DataDir {
             // Whoever began to put it together did not come to its end.
             remove_all(&dir.path.join(NEXT)).map_err(|source| dir.io("remove an unfinished state in", source))?;
         }
-        if marker.started && !has_log(path)? {
-            return Err(DataDirError::LogGone { path: path.to_owned() });
+        if let Some(Resync::SettingAside(number)) = marker.resync {
+            dir.finish_setting_aside(number)?;
         }
         if found != Some(dir.marker) && !marker.started {
             dir.write_marker()?;
@@ -170,7 +204,7 @@ impl DataDir {
         let Some(marker) = read_marker(path)? else {
             return Ok(None);
         };
-        Ok((marker.started || has_log(path)?).then_some(marker.identity))
+        Ok((marker.is_kept() || has_log(path)?).then_some(marker.identity))
     }
 
     /// Makes room to put a state together that is to replace the one in use.
@@ -216,6 +250,67 @@ impl DataDir {
         self.write_marker()
     }
 
+    /// Notes that the others are asked to replace this member: from here on, that they do not know its id any more is as it should be.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(crate) fn begin_resync(&mut self) -> Result<(), DataDirError> {
+        self.marker = Marker { started: true, resync: Some(Resync::Asked), ..self.marker };
+        self.write_marker()
+    }
+
+    /// Sets the state in use aside, for good, and begins anew as `identity`, without a log; where it is now. A crash leaves the one or the
+    /// other: what is begun here is finished by the next [`DataDir::open`].
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(crate) fn set_aside(&mut self, identity: Identity) -> Result<PathBuf, DataDirError> {
+        let number =
+            (1..).find(|number| !self.damaged(*number).exists()).expect("there are more numbers than directories");
+        let resync = Some(Resync::SettingAside(number));
+        self.marker = Marker { identity, started: false, replacing: false, resync };
+        self.write_marker()?;
+        self.finish_setting_aside(number)?;
+        Ok(self.damaged(number))
+    }
+
+    fn damaged(&self, number: u32) -> PathBuf {
+        self.path.join(format!("{DAMAGED}{number}"))
+    }
+
+    /// Every step may have been done before.
+    fn finish_setting_aside(&mut self, number: u32) -> Result<(), DataDirError> {
+        let damaged = self.damaged(number);
+        let set_aside = || {
+            if !damaged.exists() {
+                create(&damaged)?;
+            }
+            for name in STATE.iter().filter(|name| self.path.join(name).exists()) {
+                fs::rename(self.path.join(name), damaged.join(name))?;
+            }
+            File::open(&damaged)?.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        set_aside().map_err(|source| self.io("set aside the state in", source))?;
+        self.marker.resync = Some(Resync::CatchingUp);
+        self.write_marker()
+    }
+
+    /// Notes that this member is complete.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(crate) fn end_resync(&mut self) -> Result<(), DataDirError> {
+        self.marker.resync = None;
+        self.write_marker()
+    }
+
+    /// How far it has come, if it is re-synced.
+    #[must_use]
+    pub(crate) fn resync(&self) -> Option<Resync> {
+        self.marker.resync
+    }
+
     fn io(&self, action: &'static str, source: io::Error) -> DataDirError {
         DataDirError::Io { action, path: self.path.clone(), source }
     }
@@ -252,12 +347,18 @@ impl DataDir {
 
     /// Replaces the marker: written apart, synced, renamed, and the directory synced.
     fn write_marker(&self) -> Result<(), DataDirError> {
-        let Marker { identity: Identity { cluster_id, member_id }, started, replacing } = self.marker;
+        let Marker { identity: Identity { cluster_id, member_id }, started, replacing, resync } = self.marker;
         let mut text = format!(
             "{TITLE}\nformat = {FORMAT}\ncluster-id = {cluster_id:016x}\nmember-id = {member_id:016x}\nstarted = {started}\n"
         );
         if replacing {
             text.push_str("replacing = true\n");
+        }
+        match resync {
+            None => {}
+            Some(Resync::Asked) => text.push_str("resync = asked\n"),
+            Some(Resync::SettingAside(number)) => text.push_str(&format!("resync = setting-aside\naside = {number}\n")),
+            Some(Resync::CatchingUp) => text.push_str("resync = catching-up\n"),
         }
         let tmp = self.path.join(MARKER_TMP);
         let write = || -> io::Result<()> {
@@ -301,7 +402,7 @@ fn check_contents(path: &Path) -> Result<(), DataDirError> {
         names.push(entry.map_err(io)?.file_name().to_string_lossy().into_owned());
     }
     names.sort_unstable();
-    if let Some(name) = names.iter().find(|name| !KNOWN.contains(&name.as_str())) {
+    if let Some(name) = names.iter().find(|name| !KNOWN.contains(&name.as_str()) && !name.starts_with(DAMAGED)) {
         return Err(DataDirError::Foreign { path: path.to_owned(), name: name.clone() });
     }
     // Without its marker nothing says whose log this is.
@@ -361,7 +462,17 @@ fn read_marker(path: &Path) -> Result<Option<Marker>, DataDirError> {
     let started = field("started").and_then(|value| value.parse().ok());
     let started = started.ok_or_else(|| bad("it does not say whether it was started"))?;
     let replacing = field("replacing") == Some("true");
-    Ok(Some(Marker { identity: Identity { cluster_id, member_id }, started, replacing }))
+    let resync = match field("resync") {
+        None => None,
+        Some("asked") => Some(Resync::Asked),
+        Some("setting-aside") => {
+            let number = field("aside").and_then(|value| value.parse().ok());
+            Some(Resync::SettingAside(number.ok_or_else(|| bad("it does not say what is set aside where"))?))
+        }
+        Some("catching-up") => Some(Resync::CatchingUp),
+        Some(_) => return Err(bad("it has a resync that this build does not know")),
+    };
+    Ok(Some(Marker { identity: Identity { cluster_id, member_id }, started, replacing, resync }))
 }
 
 #[cfg(test)]
@@ -468,6 +579,44 @@ mod tests {
             let dir = DataDir::open(path, NEW).unwrap();
             assert_eq!((dir.identity(), in_use(path)), (other, vec!["new".to_owned(); 2]), "after {steps} steps");
             assert!(!next.exists() && !dir.marker.replacing);
+        }
+    }
+
+    /// Each crash in between, and what the next start makes of it: the old state is whole, and in one place.
+    #[test]
+    fn setting_aside_that_was_cut_short_is_finished() {
+        let new = Identity { cluster_id: 1, member_id: 3 };
+        for steps in 0..=4 {
+            let (temp, mut dir) = replacing();
+            let (path, damaged) = (temp.path(), temp.path().join("damaged-7"));
+            dir.begin_resync().unwrap();
+            assert_eq!(DataDir::begun_by(path).unwrap(), Some(NEW));
+            let resync = Some(Resync::SettingAside(7));
+            dir.marker = Marker { identity: new, started: false, replacing: false, resync };
+            dir.write_marker().unwrap();
+            let all: [&dyn Fn() -> io::Result<()>; 4] = [
+                &|| fs::create_dir(&damaged),
+                &|| fs::rename(path.join("log"), damaged.join("log")),
+                &|| fs::rename(path.join("snap"), damaged.join("snap")),
+                &|| Ok(()),
+            ];
+            for step in &all[..steps] {
+                step().unwrap();
+            }
+            drop(dir);
+            let dir = DataDir::open(path, NEW).unwrap();
+            assert_eq!((dir.identity(), dir.resync()), (new, Some(Resync::CatchingUp)), "after {steps} steps");
+            assert!(!dir.is_started() && in_use(&damaged) == ["old", "old"]);
+            assert!(!path.join("log").exists() && !path.join("snap").exists());
+            drop(dir);
+            // Whoever asks for it, it is this member's from now on, log or none.
+            assert_eq!(DataDir::begun_by(path).unwrap(), Some(new));
+            let mut dir = DataDir::open(path, NEW).unwrap();
+            dir.note_log().unwrap();
+            dir.end_resync().unwrap();
+            drop(dir);
+            assert!(matches!(DataDir::open(path, NEW), Err(DataDirError::LogGone { .. })));
+            assert_eq!(DataDir::open_damaged(path, NEW).unwrap().set_aside(NEW).unwrap(), path.join("damaged-1"));
         }
     }
 

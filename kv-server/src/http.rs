@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode, Uri, header};
 use kv_codec::command::AlarmKind;
 use serde_json::json;
@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::gateway;
 use crate::join::CLUSTER_ID_HEADER;
 use crate::proto::etcdserverpb::RangeRequest;
+use crate::resync;
 use crate::service::Core;
 
 /// Health, version and metrics.
@@ -26,11 +27,12 @@ pub(crate) fn routes(core: &Arc<Core>) -> Router {
         .with_state(Arc::clone(core))
 }
 
-/// The peer port's: what tools ask of it.
+/// The peer port's: what tools ask of it, and members that cannot speak as such.
 pub(crate) fn peer_routes(core: &Arc<Core>) -> Router {
     Router::new()
         .route("/version", get(version))
         .route("/members", get(members))
+        .route("/members/replace/{id}", post(replace))
         .fallback(unknown)
         .with_state(Arc::clone(core))
 }
@@ -97,6 +99,27 @@ async fn members(State(core): State<Arc<Core>>) -> Response {
     });
     let answer = json_response(StatusCode::OK, &members.collect::<Vec<_>>().into());
     ([(CLUSTER_ID_HEADER, format!("{:x}", core.cluster_id))], answer).into_response()
+}
+
+/// A member whose state is damaged has itself replaced: see [`crate::resync`].
+async fn replace(
+    State(core): State<Arc<Core>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> (StatusCode, String) {
+    let cluster = headers.get(CLUSTER_ID_HEADER).and_then(|value| value.to_str().ok());
+    if cluster != Some(&format!("{:x}", core.cluster_id)) {
+        return (StatusCode::CONFLICT, format!("this is cluster {:x}; name its own members", core.cluster_id));
+    }
+    let Some(asked) = resync::replacement(&id, &body) else {
+        return (StatusCode::BAD_REQUEST, "a member's id and its peer URLs are wanted".to_owned());
+    };
+    match core.member_replace(&asked).await {
+        Ok(learner) => (StatusCode::OK, format!("{learner:x}")),
+        Err(error) if error.may_pass() => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(error) => (StatusCode::CONFLICT, error.to_string()),
+    }
 }
 
 async fn metrics(State(core): State<Arc<Core>>) -> Response {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use kv_codec::member::Member;
 use kv_store::{Members, Store};
@@ -58,9 +58,9 @@ pub enum JoinError {
 
 /// What a running member says of its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Remote {
-    cluster_id: u64,
-    members: Vec<Member>,
+pub(crate) struct Remote {
+    pub(crate) cluster_id: u64,
+    pub(crate) members: Vec<Member>,
 }
 
 /// The state that a member begins with, and the identity it takes, unless its directory has both.
@@ -129,34 +129,58 @@ fn own_id(config: &Config, members: &[Member]) -> Result<u64, JoinError> {
     if is_started(own) { Err(JoinError::Bootstrapped { id: own.id }) } else { Ok(own.id) }
 }
 
-fn reach_same(urls: &[Url], texts: &[String]) -> bool {
+pub(crate) fn reach_same(urls: &[Url], texts: &[String]) -> bool {
     let others: Vec<Url> = texts.iter().filter_map(|text| Url::parse(text).ok()).collect();
     urls.len() == texts.len() && urls.iter().all(|url| others.iter().any(|other| url.reaches_same(other)))
 }
 
-/// Asks all others at once; the answers of those that gave one.
+/// What the other members say that say anything.
 async fn ask_others(config: &Config) -> Vec<Remote> {
+    reach_others(config).await.into_iter().map(|(_, remote)| remote).collect()
+}
+
+/// Asks all others at once; those that answer, and what.
+pub(crate) async fn reach_others(config: &Config) -> Vec<(Url, Remote)> {
     let others: BTreeMap<&String, &Vec<Url>> =
         config.initial_cluster.iter().filter(|(name, _)| **name != config.name).collect();
     let mut asked = JoinSet::new();
     for url in others.into_values().flatten().filter(|url| url.scheme() == Scheme::Http) {
         let url = url.clone();
-        asked.spawn(async move { tokio::time::timeout(ANSWER_TIMEOUT, ask(&url)).await.ok()? });
+        asked.spawn(async move {
+            let remote = ask(&url).await?;
+            Some((url, remote))
+        });
     }
     asked.join_all().await.into_iter().flatten().collect()
 }
 
 /// What the member at `url` says of its cluster; `None` where there is none that says it.
 async fn ask(url: &Url) -> Option<Remote> {
-    let stream = TcpStream::connect((url.host(), url.port())).await.ok()?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
-    tokio::spawn(connection);
-    let request = http::Request::get("/members").header(http::header::HOST, url.host()).body(Empty::<Bytes>::new());
-    let answer = sender.send_request(request.expect("these are a path and a host")).await.ok()?;
+    let request = http::Request::get("/members").body(Full::default()).expect("this is a path");
+    let answer = exchange(url, request, ANSWER_TIMEOUT).await?;
     let cluster_id = answer.headers().get(CLUSTER_ID_HEADER)?.to_str().ok()?;
     let cluster_id = u64::from_str_radix(cluster_id, 16).ok()?;
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.ok()?.to_bytes();
-    Some(Remote { cluster_id, members: members(&serde_json::from_slice(&body).ok()?)? })
+    Some(Remote { cluster_id, members: members(&serde_json::from_slice(answer.body()).ok()?)? })
+}
+
+/// Sends a request to the peer port at `url`; `None` where nothing answers in time.
+pub(crate) async fn exchange(
+    url: &Url,
+    mut request: http::Request<Full<Bytes>>,
+    timeout: Duration,
+) -> Option<http::Response<Bytes>> {
+    let host = http::HeaderValue::from_str(url.host()).ok()?;
+    request.headers_mut().insert(http::header::HOST, host);
+    let connect = TcpStream::connect((url.host(), url.port()));
+    let stream = tokio::time::timeout(ANSWER_TIMEOUT, connect).await.ok()?.ok()?;
+    let answered = async {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        let (head, body) = sender.send_request(request).await.ok()?.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.ok()?.to_bytes();
+        Some(http::Response::from_parts(head, body))
+    };
+    tokio::time::timeout(timeout, answered).await.ok()?
 }
 
 /// Reads a list of members as `/members` gives it.

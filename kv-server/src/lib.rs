@@ -68,6 +68,7 @@ mod peer;
 )]
 pub mod proto;
 pub mod restore;
+mod resync;
 mod server;
 mod service;
 pub mod status;
@@ -80,4 +81,5 @@ mod watches;
 pub use alone::AloneError;
 pub use data_dir::DataDirError;
 pub use join::JoinError;
+pub use resync::ResyncError;
 pub use server::{Server, StartError};

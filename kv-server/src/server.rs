@@ -12,7 +12,7 @@ use kv_raft::{
     Driver, DriverConfig, DriverEvent, FileLog, Input, Leadership, LogIds, LogOptions, NodeConfig, RealDisk,
     RecoverError, RecoverOptions, Replica, SyncMode, TailLimits, recover,
 };
-use kv_store::{Members, View};
+use kv_store::{Members, Store, View};
 use slog::{Logger, crit, info, warn};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -22,17 +22,18 @@ use tokio::task::JoinSet;
 use crate::alone::{self, AloneError};
 use crate::config::{Config, Url};
 use crate::corruption::{self, Inconsistent};
-use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::data_dir::{DataDir, DataDirError, Identity, Resync};
 use crate::join::{self, JoinError};
 use crate::listener::Listener;
 use crate::logging;
 use crate::machine::{self, Machine};
 use crate::metrics::{Metrics, Names};
 use crate::peer::{self, Peers, PeersConfig};
+use crate::resync::ResyncError;
 use crate::service::{BACKUPS_MAX, Core, Leader, Limits};
 use crate::status::ApiError;
 use crate::waiters::{self, Completion, Waiters};
-use crate::{gateway, grpc, http, ids, lessors, upkeep, watches};
+use crate::{gateway, grpc, http, ids, lessors, resync, upkeep, watches};
 
 /// etcd's 5 s, to which two election timeouts are added: how long a call waits for the log.
 const REQUEST_TIMEOUT_BASE: Duration = Duration::from_secs(5);
@@ -64,7 +65,7 @@ pub enum StartError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// What it holds cannot be recovered.
-    #[error("cannot start from data directory {path}: {source}")]
+    #[error("cannot start from data directory {path}: {source}{cure}", cure = cure(.source))]
     Recover {
         /// The directory.
         path: PathBuf,
@@ -80,6 +81,9 @@ pub enum StartError {
     /// A member without a log may not begin, as far as its cluster says.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The others do not send a member what it has lost.
+    #[error("cannot re-sync from the cluster what is damaged: {0}")]
+    Resync(#[from] ResyncError),
     /// It holds something else than the other members.
     #[error(transparent)]
     Inconsistent(#[from] Inconsistent),
@@ -97,6 +101,22 @@ pub enum StartError {
     /// Recovery ended without a result.
     #[error("recovery was interrupted")]
     Interrupted,
+}
+
+impl StartError {
+    /// Whether what the member held is damaged or gone, and other members may have it.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Recover { source, .. } => source.is_damage(),
+            Self::DataDir(DataDirError::LogGone { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What can be done about it, beside what the error says itself.
+fn cure(source: &RecoverError) -> &'static str {
+    if source.is_damage() { "; --resync-from-cluster does this by itself" } else { "" }
 }
 
 /// A running member. Dropping it does not stop it cleanly: use [`Server::shutdown`].
@@ -130,6 +150,14 @@ struct Recovered {
     replica: Replica<Machine, FileLog<RealDisk>>,
 }
 
+impl Recovered {
+    /// Whether the member has a vote, as far as it knows.
+    fn votes(&self) -> bool {
+        let own = self.data_dir.identity().member_id;
+        self.replica.machine.store().view().members().get(own).is_some_and(|own| !own.is_learner)
+    }
+}
+
 impl Server {
     /// Recovers the member, joins its cluster and serves.
     ///
@@ -145,14 +173,14 @@ impl Server {
         let config = Arc::new(config);
         let (completions, inbox) = mpsc::unbounded_channel();
         let (applied, applied_seen) = watch::channel(0);
-        let machine = Machine::new(genesis, completions.clone(), applied);
-        let recovered = recover_beside(&config, identity, machine, logger).await?;
+        let recovered = recover_or_resync(&config, identity, genesis, (&completions, applied), logger).await?;
         log_recovery(logger, &recovered, started.elapsed());
+        let catches_up = recovered.data_dir.resync() == Some(Resync::CatchingUp);
 
         let mut running = Running::begin(&config, recovered, (completions, inbox), applied_seen, logger)?;
         running.serve_peers(&config, peer_sockets, logger);
         let begun = tokio::select! {
-            begun = begin(&running.core, &config, logger) => begun,
+            begun = begin(&running.core, &config, catches_up, logger) => begun,
             _ = running.left.wait_for(|left| *left) => Err(StartError::Removed),
         };
         if let Err(error) = begun {
@@ -415,6 +443,30 @@ pub(crate) fn log_options(Identity { cluster_id, member_id }: Identity) -> LogOp
     LogOptions::new(LogIds { cluster_id, member_id })
 }
 
+/// Recovers what the directory holds. If that is damaged, and if it was asked for, the others replace this member, which begins anew.
+async fn recover_or_resync(
+    config: &Arc<Config>,
+    identity: Identity,
+    genesis: Store,
+    (completions, applied): (&mpsc::UnboundedSender<Completion>, watch::Sender<u64>),
+    logger: &Logger,
+) -> Result<Recovered, StartError> {
+    let machine = |store| Machine::new(store, completions.clone(), applied.clone());
+    let damage = match recover_beside(config, identity, machine(genesis), logger).await {
+        Err(error) if config.resync_from_cluster && error.is_damage() => error,
+        Ok(recovered) => {
+            if config.resync_from_cluster && !recovered.replica.report.fresh && recovered.data_dir.resync().is_none() {
+                warn!(logger, "--resync-from-cluster has nothing to do: this member's log and snapshot are whole");
+            }
+            return Ok(recovered);
+        }
+        Err(error) => return Err(error),
+    };
+    warn!(logger, "re-syncing from the cluster"; "error" => %damage);
+    let identity = resync::begin_anew(config, logger).await?;
+    recover_beside(config, identity, machine(Store::newcomer()), logger).await
+}
+
 /// Recovers on a thread beside the runtime's: it reads all that there is.
 async fn recover_beside(
     config: &Arc<Config>,
@@ -438,7 +490,11 @@ fn recover_member(config: &Config, new: Identity, genesis: Machine, logger: &Log
     let replica = recover(&disk, &options, genesis)
         .map_err(|source| StartError::Recover { path: config.data_dir.clone(), source })?;
     data_dir.note_log()?;
-    Ok(Recovered { data_dir, disk, replica })
+    let mut recovered = Recovered { data_dir, disk, replica };
+    if recovered.data_dir.resync().is_some() && recovered.votes() {
+        recovered.data_dir.end_resync()?;
+    }
+    Ok(recovered)
 }
 
 fn force_new_cluster(data_dir: &mut DataDir, config: &Config, logger: &Logger) -> Result<(), StartError> {
@@ -546,8 +602,11 @@ fn abort(config: &Config, error: &str) -> ! {
 }
 
 /// What is done before clients are served.
-async fn begin(core: &Arc<Core>, config: &Config, logger: &Logger) -> Result<(), StartError> {
+async fn begin(core: &Arc<Core>, config: &Config, catches_up: bool, logger: &Logger) -> Result<(), StartError> {
     publish(core, config, logger).await?;
+    if catches_up {
+        resync::have_a_vote(core, logger).await.map_err(StartError::Publish)?;
+    }
     if config.initial_corrupt_check {
         corruption::check_initially(core, logger).await?;
     }

@@ -37,7 +37,8 @@ pub(super) fn check(config: &Config, settings: &Settings) -> Result<(), ConfigEr
     }
     lengths(config)?;
     timeouts(config)?;
-    cluster(config)
+    cluster(config)?;
+    resync(config)
 }
 
 /// What becomes part of the membership must fit it: it is read again at every start.
@@ -132,6 +133,20 @@ fn cluster(config: &Config) -> Result<(), ConfigError> {
             join(own),
             join(advertised)
         ));
+    }
+    Ok(())
+}
+
+fn resync(config: &Config) -> Result<(), ConfigError> {
+    if config.resync_from_cluster && config.force_new_cluster {
+        return refuse(
+            "--resync-from-cluster takes everything from the other members, --force-new-cluster goes on without them; give one",
+        );
+    }
+    if config.resync_from_cluster && config.initial_cluster.len() < 2 {
+        return refuse(
+            "--resync-from-cluster needs the other members: name them all in --initial-cluster, as `etcdctl member list` shows them",
+        );
     }
     Ok(())
 }

@@ -261,6 +261,13 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     built(
         Clustering,
+        "resync-from-cluster",
+        Bool,
+        "false",
+        "If this member's log or snapshot is damaged, have the others replace it and send everything. Not a flag of etcd.",
+    ),
+    built(
+        Clustering,
         "advertise-client-urls",
         Urls,
         "http://localhost:2379",

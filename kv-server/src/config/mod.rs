@@ -85,6 +85,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Whether this member goes on alone, all others being lost.
     pub force_new_cluster: bool,
+    /// Whether the others replace this member and send it everything, if what it holds is damaged.
+    pub resync_from_cluster: bool,
     /// Whether writes are answered before they are on disk.
     pub unsafe_no_fsync: bool,
     /// The version of etcd to answer as.
@@ -293,6 +295,7 @@ impl Config {
                 _ => LogFormat::Json,
             },
             force_new_cluster: value::boolean(settings.value("force-new-cluster")) == Some(true),
+            resync_from_cluster: value::boolean(settings.value("resync-from-cluster")) == Some(true),
             unsafe_no_fsync: value::boolean(settings.value("unsafe-no-fsync")) == Some(true),
             report_version,
             log_chosen,

@@ -406,3 +406,13 @@ fn corruption_checks_have_two_sets_of_names() {
     let never = ["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=0"];
     check_refused(&never, &[], 1, &["--compact-hash-check-time"]);
 }
+
+#[test]
+fn a_resync_needs_others_and_no_new_cluster() {
+    let two = "--initial-cluster=default=http://localhost:2380,b=http://b:2380";
+    let resync = "--resync-from-cluster";
+    assert!(run(&[two, resync], &NO_ENV).0.resync_from_cluster);
+    assert!(!run(&[two, "--resync-from-cluster=false", "--force-new-cluster"], &NO_ENV).0.resync_from_cluster);
+    check_refused(&[resync], &NO_ENV, 1, &[resync, "--initial-cluster", "member list"]);
+    check_refused(&[two, resync, "--force-new-cluster"], &NO_ENV, 1, &[resync, "--force-new-cluster", "give one"]);
+}

@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// How a member is reached.
-    fn contact(&self, id: u64) -> Contact {
+    pub(super) fn contact(&self, id: u64) -> Contact {
         if id == self.member_id {
             return Contact::Steady;
         }
@@ -137,7 +137,7 @@ fn members_of(outcome: Outcome) -> Members {
 }
 
 /// URLs as a client gave them, sorted as etcd sorts them.
-fn peer_urls(given: &[String]) -> Result<Vec<String>, ApiError> {
+pub(super) fn peer_urls(given: &[String]) -> Result<Vec<String>, ApiError> {
     let read = |url: &String| {
         let url = Url::parse(url).map_err(|_| ApiError::MemberBadUrls)?;
         let fits = url.as_str().len() as u64 <= URL_BYTES_MAX;

@@ -12,6 +12,7 @@ mod owner;
 mod range;
 mod range_stream;
 mod reconfig;
+mod replace;
 mod txn;
 pub(crate) mod txn_check;
 pub(crate) mod watch;
@@ -23,6 +24,7 @@ pub(crate) use alarm::{in_use_bytes, taken_bytes};
 pub(crate) use election::Observer;
 pub(crate) use maintenance::BACKUPS_MAX;
 pub(crate) use range::{EncodedRange, RangeRest};
+pub(crate) use replace::Replacement;
 
 use bytes::Bytes;
 use kv_codec::command::{Body, CommandHeader};

@@ -6,7 +6,7 @@
 //! * [`places`]: where it refuses to start, and what it says then.
 //! * [`garbage`], [`streams`], [`cancel`]: clients that misbehave.
 //! * [`cluster`]: three members, and what becomes of them when one dies; [`growth`]: members that come and go; [`corruption`]: members
-//!   that hold something else; [`peer`]: members, and others, that misbehave.
+//!   that hold something else; [`resync`]: members whose disk has; [`peer`]: members, and others, that misbehave.
 
 #![allow(clippy::unwrap_used)]
 
@@ -29,5 +29,6 @@ mod members;
 mod peer;
 mod places;
 mod range;
+mod resync;
 mod streams;
 mod watch;

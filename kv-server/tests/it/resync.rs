@@ -1,0 +1,221 @@
+//! A member whose log or snapshot is damaged does not vote. Started with `--resync-from-cluster`, it has the others send it everything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kv_server::proto::etcdserverpb::{
+    Member, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
+};
+
+use crate::cluster::{Cluster, put_at_last};
+use crate::harness::{Process, poll, prefix};
+
+const RESYNC: &str = "--resync-from-cluster";
+/// A change is taken however short the others have been connected: the tests need not wait for 5 s.
+const AT_ONCE: &[&str] = &["--strict-reconfig-check=false", "--unsafe-no-fsync"];
+/// In the first batch of a segment, behind both headers.
+const IN_FIRST_BATCH: usize = 512 + 32 + 5;
+
+/// The files in a directory with this extension, by name.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    files.sort();
+    files
+}
+
+/// Flips a bit of the oldest segment; again, it is as before.
+fn flip(dir: &Path) {
+    let segment = &files(&dir.join("log"), "log")[0];
+    let mut bytes = fs::read(segment).unwrap();
+    bytes[IN_FIRST_BATCH] ^= 1;
+    fs::write(segment, bytes).unwrap();
+}
+
+async fn put_some(cluster: &Cluster, through: usize, what: &str) {
+    let mut clients = cluster.clients(through).await;
+    for nth in 0..20 {
+        put_at_last(&mut clients, &format!("{what}{nth}"), "v").await;
+    }
+}
+
+async fn count(cluster: &Cluster, nth: usize, what: &str) -> i64 {
+    cluster.clients(nth).await.range(prefix(what)).await.count
+}
+
+async fn list(cluster: &Cluster, through: usize) -> Vec<Member> {
+    let asked = MemberListRequest { linearizable: true };
+    cluster.clients(through).await.cluster.member_list(asked).await.unwrap().into_inner().members
+}
+
+async fn id(cluster: &Cluster, nth: usize) -> u64 {
+    cluster.status(nth).await.header.unwrap().member_id
+}
+
+/// Three voters, all of which have published themselves and hold the same.
+async fn is_complete(cluster: &Cluster) {
+    for nth in 0..3 {
+        let members = list(cluster, nth).await;
+        let mut names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["m0", "m1", "m2"], "{members:?}");
+        assert!(members.iter().all(|member| !member.is_learner), "{members:?}");
+    }
+    cluster.agree().await;
+}
+
+/// What the process said last, which did not start.
+fn refused(process: Process) -> String {
+    let (status, lines) = process.wait();
+    assert_eq!(status.code(), Some(1), "{lines:#?}");
+    lines.last().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_member_is_sent_everything_by_the_others() {
+    let mut cluster = Cluster::start(3, &["--unsafe-no-fsync"]);
+    put_some(&cluster, 0, "before").await;
+    cluster.agree().await;
+    let damages: [&dyn Fn(&Path); 3] = [
+        &flip,
+        &|dir| {
+            let snapshot = &files(&dir.join("snap"), "snap")[0];
+            let bytes = fs::read(snapshot).unwrap();
+            fs::write(snapshot, &bytes[..bytes.len() / 2]).unwrap();
+        },
+        &|dir| fs::remove_dir_all(dir.join("log")).unwrap(),
+    ];
+    let leader = cluster.leader().await;
+    for (nth, damage) in damages.into_iter().enumerate() {
+        let victim = (leader + nth) % 3;
+        let through = (victim + 1) % 3;
+        let old = id(&cluster, victim).await;
+        cluster.kill(victim);
+        damage(&cluster.dir(victim));
+        let line = refused(cluster.begin(victim));
+        assert!(line.contains(RESYNC), "the cure is not named: {line}");
+        put_some(&cluster, through, &format!("without{nth}")).await;
+        cluster.revive_with(victim, &[RESYNC]);
+        is_complete(&cluster).await;
+        assert_eq!(count(&cluster, victim, "before").await, 20);
+        assert_eq!(count(&cluster, victim, &format!("without{nth}")).await, 20);
+        let new = id(&cluster, victim).await;
+        assert_ne!(new, old, "it may have voted under its old id");
+        // What it had is still there, as it was.
+        let kept = cluster.dir(victim).join("damaged-1");
+        assert_eq!((kept.join("log").exists(), kept.join("snap").exists()), (nth != 2, true));
+        // It has a vote: with it alone, another may be away.
+        cluster.kill(through);
+        put_some(&cluster, victim, &format!("with{nth}")).await;
+        cluster.revive(through);
+        // Whole, it goes on as it is, asked or not.
+        for flags in [&[][..], &[RESYNC]] {
+            cluster.kill(victim);
+            cluster.revive_with(victim, flags);
+            assert_eq!(id(&cluster, victim).await, new);
+        }
+        cluster
+            .member(victim)
+            .wait_for("--resync-from-cluster has nothing to do: this member's log and snapshot are whole");
+        is_complete(&cluster).await;
+    }
+}
+
+/// The same command goes on, wherever it was killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_may_be_killed_at_any_point() {
+    let mut cluster = Cluster::start(3, AT_ONCE);
+    put_some(&cluster, 0, "before").await;
+    let old = id(&cluster, 2).await;
+    cluster.agree().await;
+    cluster.kill(2);
+    flip(&cluster.dir(2));
+    // It asks, and is killed before the answer, which cannot come.
+    let leader = cluster.leader().await;
+    cluster.member(leader).freeze(true);
+    let process = cluster.begin_with(2, &[RESYNC]);
+    let marker = cluster.dir(2).join("member");
+    let is_asked = || fs::read_to_string(&marker).unwrap().contains("resync = asked").then_some(());
+    poll("the others to be asked", is_asked);
+    process.kill();
+    cluster.member(leader).freeze(false);
+    cluster.leader().await;
+    // As soon as it begins, then once it was replaced, once it has begun anew, once it has the log.
+    for message in [
+        "re-syncing from the cluster",
+        "this member was replaced by a learner that begins with nothing; what is damaged is kept",
+        "started a new member",
+        "serving peer traffic",
+        "applied snapshot",
+    ] {
+        // Once the marker says so, it needs no flag.
+        let flags: &[&str] = if message == "serving peer traffic" { &[] } else { &[RESYNC] };
+        let mut process = cluster.begin_with(2, flags);
+        // On a busy machine it may have come to an end before this test saw it begin.
+        process
+            .wait_for_line(message, |line| line["msg"] == message || line["msg"] == "ready to serve client requests");
+        process.kill();
+        put_some(&cluster, 1, &message[..4]).await;
+    }
+    cluster.revive_with(2, &[RESYNC]);
+    is_complete(&cluster).await;
+    assert_eq!(count(&cluster, 2, "before").await, 20);
+    assert_ne!(id(&cluster, 2).await, old);
+    assert!(cluster.dir(2).join("damaged-1/log").exists() && !cluster.dir(2).join("damaged-2").exists());
+    // What it caught up with may be damaged as well.
+    cluster.kill(2);
+    flip(&cluster.dir(2));
+    cluster.revive_with(2, &[RESYNC]);
+    is_complete(&cluster).await;
+    assert!(cluster.dir(2).join("damaged-2/log").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_of_the_others_nothing_is_given_up() {
+    let mut cluster = Cluster::start(3, AT_ONCE);
+    put_some(&cluster, 0, "before").await;
+    cluster.agree().await;
+    for nth in [1, 2] {
+        cluster.kill(nth);
+        flip(&cluster.dir(nth));
+    }
+    let processes = [1, 2].map(|nth| cluster.begin_with(nth, &[RESYNC]));
+    for line in processes.map(refused) {
+        assert!(line.contains("no member of --initial-cluster could replace this one"), "{line}");
+        assert!(line.contains("etcdserver: no leader") && line.contains("nothing was changed"), "{line}");
+    }
+    // So that whoever mends one of them has everything back.
+    flip(&cluster.dir(1));
+    cluster.revive_with(1, &[RESYNC]);
+    assert_eq!(count(&cluster, 1, "before").await, 20);
+    cluster.revive_with(2, &[RESYNC]);
+    is_complete(&cluster).await;
+    assert!(!cluster.dir(1).join("damaged-1").exists() && cluster.dir(2).join("damaged-1").exists());
+}
+
+/// A re-sync makes voters of voters, and of nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn learners_and_those_removed_are_not_replaced() {
+    let mut cluster = Cluster::start(2, AT_ONCE);
+    put_some(&cluster, 0, "before").await;
+    let (nth, url) = cluster.place();
+    let request = MemberAddRequest { peer_ur_ls: vec![url], is_learner: true };
+    let mut clients = cluster.clients(0).await;
+    let added = clients.cluster.member_add(request).await.unwrap().into_inner();
+    let learner = added.member.unwrap().id;
+    cluster.join(nth);
+    cluster.kill(nth);
+    flip(&cluster.dir(nth));
+    let line = refused(cluster.begin_with(nth, &[RESYNC]));
+    assert!(line.contains(&format!("member {learner:x} is a learner")), "{line}");
+    flip(&cluster.dir(nth));
+    cluster.revive(nth);
+    clients.cluster.member_promote(MemberPromoteRequest { id: learner }).await.unwrap();
+    cluster.agree().await;
+    cluster.kill(nth);
+    flip(&cluster.dir(nth));
+    clients.cluster.member_remove(MemberRemoveRequest { id: learner }).await.unwrap();
+    let line = refused(cluster.begin_with(nth, &[RESYNC]));
+    assert!(line.contains(&format!("member {learner:x} has been permanently removed from the cluster")), "{line}");
+    assert_eq!(list(&cluster, 1).await.len(), 2);
+}
