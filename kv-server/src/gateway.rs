@@ -28,10 +28,10 @@ use tonic::Code;
 use crate::grpc::watching::watch_frames;
 use crate::grpc::{message_bytes_max, until_stopped};
 use crate::proto::etcdserverpb::{
-    AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, HashKvRequest, HashRequest,
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
-    MoveLeaderRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
+    AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, DowngradeRequest, HashKvRequest,
+    HashRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
+    MemberUpdateRequest, MoveLeaderRequest, PutRequest, RangeRequest, TxnRequest, WatchRequest,
 };
 use crate::proto::v3electionpb::{CampaignRequest, LeaderRequest, ProclaimRequest, ResignRequest};
 use crate::proto::v3lockpb::{LockRequest, UnlockRequest};
@@ -82,6 +82,7 @@ pub(crate) fn routes(core: &Arc<Core>, stop: &Receiver<()>) -> Router {
         .route("/maintenance/hashkv", post(hash_kv))
         .route("/maintenance/snapshot", post(snapshot))
         .route("/maintenance/transfer-leadership", post(move_leader))
+        .route("/maintenance/downgrade", post(downgrade))
         .route("/cluster/member/list", post(member_list))
         .route("/cluster/member/add", post(member_add))
         .route("/cluster/member/remove", post(member_remove))
@@ -268,6 +269,10 @@ async fn member_update(State(core): State<Arc<Core>>, body: Bytes) -> Response {
 
 async fn member_promote(State(core): State<Arc<Core>>, body: Bytes) -> Response {
     call("MemberPromote", &body, async |request: MemberPromoteRequest| core.member_promote(&request).await).await
+}
+
+async fn downgrade(State(core): State<Arc<Core>>, body: Bytes) -> Response {
+    call("Downgrade", &body, async |request: DowngradeRequest| core.downgrade(&request)).await
 }
 
 async fn move_leader(State(core): State<Arc<Core>>, body: Bytes) -> Response {

@@ -19,12 +19,6 @@ macro_rules! api_errors {
                 #[error($text)]
                 $variant,
             )*
-            /// A method that etcd has and this version has not.
-            #[error("etcdserver: {method} is not available in this version")]
-            Unimplemented {
-                /// Full name, such as `etcdserverpb.KV/Txn`.
-                method: &'static str,
-            },
         }
 
         impl ApiError {
@@ -35,7 +29,6 @@ macro_rules! api_errors {
             pub fn code(&self) -> Code {
                 match self {
                     $(ApiError::$variant => Code::$code,)*
-                    ApiError::Unimplemented { .. } => Code::Unimplemented,
                 }
             }
         }
@@ -129,6 +122,7 @@ api_errors! {
     ElectionNoLeader Unknown "election: no leader"
     ElectionNotLeader Unknown "election: not leader"
     SessionExpired Unknown "mutex: session is expired"
+    UnknownMethod Unknown "etcdserver: unknown method"
     LeaderFieldMissing Unknown "\"leader\" field must be provided"
 }
 
@@ -232,6 +226,7 @@ mod tests {
             Code::Unknown,
             &[
                 "too many requests",
+                "unknown method",
                 "re-configuration failed due to not enough started members",
                 "request timed out, leader transfer took too long",
                 "!auth: authentication failed, password was given for no password user",
@@ -261,12 +256,5 @@ mod tests {
             .collect();
         assert_eq!(actual, expected);
         assert_eq!(actual.len(), ApiError::ALL.len(), "two errors cannot be told apart");
-    }
-
-    #[test]
-    fn a_missing_method_is_named() {
-        let status = Status::from(ApiError::Unimplemented { method: "etcdserverpb.KV/Txn" });
-        assert_eq!(status.code(), Code::Unimplemented);
-        assert_eq!(status.message(), "etcdserver: etcdserverpb.KV/Txn is not available in this version");
     }
 }

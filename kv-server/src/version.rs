@@ -79,6 +79,20 @@ impl fmt::Display for ReportedVersion {
     }
 }
 
+/// Whether etcd's Downgrade takes this for a version: `major.minor`, or with `.patch[-pre][+metadata]`.
+pub(crate) fn is_version(text: &str) -> bool {
+    is_full_version(text) || is_full_version(&format!("{text}.0"))
+}
+
+fn is_full_version(text: &str) -> bool {
+    let is_word = |word: &str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
+    let (text, metadata) = text.split_once('+').unwrap_or((text, ""));
+    let (numbers, pre) = text.split_once('-').unwrap_or((text, ""));
+    // Of each part, as many digits as fit, zeroes before them included.
+    let is_number = |part: &str| part.parse::<i64>().is_ok();
+    is_word(metadata) && is_word(pre) && numbers.split('.').count() == 3 && numbers.split('.').all(is_number)
+}
+
 /// A part of a version: digits without a leading zero.
 fn number(part: &str) -> Option<u32> {
     let plain = part == "0" || (!part.starts_with('0') && part.bytes().all(|b| b.is_ascii_digit()));
@@ -105,6 +119,19 @@ mod tests {
     fn what_is_no_version_is_refused() {
         for text in ["", "3", "3.7", "3.7.0.1", "v3.7.0", "3.7.x", "3.07.0", "3.7.0-", "3.7.0-a b", "+3.7.0"] {
             assert_eq!(ReportedVersion::parse(text), None, "{text:?}");
+        }
+    }
+
+    /// As etcd 3.5.1 answers.
+    #[test]
+    fn the_target_of_a_downgrade_is_read_as_etcd_reads_it() {
+        for text in ["3.4", "3.4.0", "3.4.7", "4.4.0", "3.4.0-rc.1", "3.04.0", "3.4.0+b", "2.4.0"] {
+            assert!(is_version(text), "{text:?}");
+        }
+        let (long, bad) =
+            ("3.99999999999999999999.0", ["", "3", "v3.4", "x", "3.4.0.1", " 3.4.0", "3.4.", "-3.4", "+3.4"]);
+        for text in bad.into_iter().chain([long, "3.4-rc", "3..0", "3.4.-1", "3.4.0-a b", "3.4.0+\u{e9}"]) {
+            assert!(!is_version(text), "{text:?}");
         }
     }
 

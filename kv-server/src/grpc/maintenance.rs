@@ -7,8 +7,8 @@ use futures_util::stream;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
 
+use super::Api;
 use super::streamed::Streamed;
-use super::{Api, unimplemented};
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
@@ -75,7 +75,7 @@ impl Maintenance for Api {
         self.unary(SERVICE, "MoveLeader", self.core.move_leader(request.get_ref())).await
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        unimplemented("etcdserverpb.Maintenance/Downgrade")
+    async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        self.unary(SERVICE, "Downgrade", async { self.core.downgrade(request.get_ref()) }).await
     }
 }

@@ -64,7 +64,7 @@ struct Counters {
 /// The unary methods, by service.
 const METHODS: [(&str, &[&str]); 6] = [
     ("etcdserverpb.KV", &["Range", "Put", "DeleteRange", "Txn", "Compact"]),
-    ("etcdserverpb.Maintenance", &["Status", "Hash", "HashKV", "Alarm", "Defragment", "MoveLeader"]),
+    ("etcdserverpb.Maintenance", &["Status", "Hash", "HashKV", "Alarm", "Defragment", "MoveLeader", "Downgrade"]),
     ("etcdserverpb.Cluster", &["MemberList", "MemberAdd", "MemberRemove", "MemberUpdate", "MemberPromote"]),
     ("etcdserverpb.Lease", &["LeaseGrant", "LeaseRevoke", "LeaseTimeToLive", "LeaseLeases"]),
     ("v3lockpb.Lock", &["Lock", "Unlock"]),
@@ -161,11 +161,6 @@ pub(crate) async fn until_stopped<T>(
         done = call => done,
         _ = stop.changed() => Err(ApiError::Stopped),
     }
-}
-
-/// A method that etcd has and this server has not.
-fn unimplemented<T>(method: &'static str) -> Result<Response<T>, Status> {
-    Err(ApiError::Unimplemented { method }.into())
 }
 
 /// gRPC's name of a code, as etcd's metrics carry it.

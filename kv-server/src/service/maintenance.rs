@@ -10,11 +10,13 @@ use tokio::sync::mpsc;
 use super::alarm::{alarm_text, in_use_bytes, taken_bytes};
 use super::{Core, count};
 use crate::backup;
+use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::proto::etcdserverpb::{
-    DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
-    MoveLeaderResponse, SnapshotResponse, StatusResponse,
+    DefragmentResponse, DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotResponse, StatusResponse,
 };
 use crate::status::ApiError;
+use crate::version;
 
 /// Bytes of one piece of a backup (as in etcd).
 const BLOB_BYTES: usize = 32 * 1024;
@@ -73,6 +75,20 @@ impl Core {
         let moved = tokio::time::timeout(self.limits.request_timeout, moved).await;
         moved.map_err(|_| ApiError::TimeoutLeaderTransfer)?;
         Ok(MoveLeaderResponse { header: None })
+    }
+
+    /// There is no earlier version to go down to: none but this reads the formats on disk, and no downgrade is ever begun. So a version that can
+    /// be read is never the right one, and there is nothing to cancel: both in etcd 3.5's words. What is reported as the version of etcd is
+    /// set by an environment variable, and is no part of what is stored.
+    pub(crate) fn downgrade(&self, request: &DowngradeRequest) -> Result<DowngradeResponse, ApiError> {
+        match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) if !version::is_version(&request.version) => {
+                Err(ApiError::WrongDowngradeVersionFormat)
+            }
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) => Err(ApiError::InvalidDowngradeTargetVersion),
+            Ok(DowngradeAction::Cancel) => Err(ApiError::NoInflightDowngrade),
+            Err(_) => Err(ApiError::UnknownMethod),
+        }
     }
 
     /// There is nothing to defragment: what a compaction drops is free at once. The answer has no header.

@@ -12,7 +12,7 @@ const PROTOS: [&str; 4] = [
 ];
 
 /// What this version does. The rest says that it does not.
-pub(crate) const IMPLEMENTED: [&str; 33] = [
+pub(crate) const IMPLEMENTED: [&str; 34] = [
     "etcdserverpb.Cluster/MemberAdd",
     "etcdserverpb.Cluster/MemberList",
     "etcdserverpb.Cluster/MemberPromote",
@@ -31,6 +31,7 @@ pub(crate) const IMPLEMENTED: [&str; 33] = [
     "etcdserverpb.Lease/LeaseTimeToLive",
     "etcdserverpb.Maintenance/Alarm",
     "etcdserverpb.Maintenance/Defragment",
+    "etcdserverpb.Maintenance/Downgrade",
     "etcdserverpb.Maintenance/Hash",
     "etcdserverpb.Maintenance/HashKV",
     "etcdserverpb.Maintenance/MoveLeader",

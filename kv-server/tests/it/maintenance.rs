@@ -7,9 +7,9 @@ use kv_server::proto::etcdserverpb::lease_client::LeaseClient;
 use kv_server::proto::etcdserverpb::watch_client::WatchClient;
 use kv_server::proto::etcdserverpb::watch_request::RequestUnion;
 use kv_server::proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, LeaseGrantRequest,
-    LeaseLeasesRequest, PutRequest, RangeRequest, RangeResponse, SnapshotRequest, StatusRequest, WatchCreateRequest,
-    WatchRequest,
+    AlarmMember, AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, DowngradeRequest,
+    LeaseGrantRequest, LeaseLeasesRequest, PutRequest, RangeRequest, RangeResponse, SnapshotRequest, StatusRequest,
+    WatchCreateRequest, WatchRequest,
 };
 use serde_json::Value;
 use tonic::Code;
@@ -393,6 +393,43 @@ async fn history_is_given_up_by_itself() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     assert_eq!(keys(&clients.range(get("k")).await), ["k"]);
+    drop(clients);
+    served.stop().await;
+}
+
+/// The answers are those of etcd 3.5.1, but that no target is valid.
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_nothing_to_downgrade_to() {
+    const VALIDATE: i32 = 0;
+    const ENABLE: i32 = 1;
+    const CANCEL: i32 = 2;
+    let served = Served::start(&["--unsafe-no-fsync"]).await;
+    let mut clients = Clients::connect(served.address).await;
+    let bad_format = (Code::InvalidArgument, "etcdserver: wrong downgrade target version format");
+    let bad_target = (Code::InvalidArgument, "etcdserver: invalid downgrade target version");
+    let none = (Code::FailedPrecondition, "etcdserver: no inflight downgrade job");
+    for (action, version, (code, text)) in [
+        (VALIDATE, "", bad_format),
+        (VALIDATE, "v3.6", bad_format),
+        (ENABLE, "3", bad_format),
+        (VALIDATE, "3.6", bad_target),
+        (VALIDATE, "3.6.0", bad_target),
+        (VALIDATE, "3.7.0", bad_target),
+        (ENABLE, "3.6.0", bad_target),
+        (CANCEL, "", none),
+        (CANCEL, "x", none),
+        (7, "3.6.0", (Code::Unknown, "etcdserver: unknown method")),
+        (-1, "", (Code::Unknown, "etcdserver: unknown method")),
+    ] {
+        let request = DowngradeRequest { action, version: version.to_owned() };
+        check_refused(clients.maintenance.downgrade(request).await, code, text);
+    }
+    let status = clients.maintenance.status(StatusRequest {}).await.unwrap().into_inner();
+    assert!(!status.downgrade_info.unwrap().enabled);
+    let body = r#"{"action": "ENABLE", "version": "3.6"}"#;
+    let head = format!("POST /v3/maintenance/downgrade HTTP/1.1\r\nHost: test\r\nContent-Length: {}", body.len());
+    let answer = http(served.address, &format!("{head}\r\nConnection: close\r\n\r\n{body}")).json();
+    assert_eq!((&answer["message"], &answer["code"]), (&bad_target.1.into(), &3.into()));
     drop(clients);
     served.stop().await;
 }
