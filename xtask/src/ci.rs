@@ -49,7 +49,7 @@ fn steps(workspace: &Workspace, done: &mut Vec<Outcome>) -> Result<()> {
     timed(done, "docs", || command(doc))?;
     timed(done, "packages", || command(workspace.cargo(&packages)))?;
     timed(done, "budget", || crate::budget(workspace, &["--check", "--portable"]).map(|()| String::new()))?;
-    timed(done, "clients", || clients::run(workspace, false))
+    timed(done, "clients", || clients::run(workspace, &clients::Options::default()))
 }
 
 /// Builds the simulator with bugs to plant in it, and after it what the tests need, the simulator as it is among that.

@@ -52,11 +52,7 @@ enum Task {
     /// compares with docs/benchmarks/budget.toml (`--check`), or writes that (`--write`). `--portable`: allocations and syncs alone.
     Budget(Passed),
     /// Runs the etcd clients that are installed here against a server of ours.
-    Clients {
-        /// Has etcdctl check the server's speed as well, which takes a minute.
-        #[arg(long)]
-        perf: bool,
-    },
+    Clients(clients::Options),
 }
 
 /// The measuring tools of kv-bench.
@@ -85,7 +81,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Ci => ci::run(&workspace),
         Task::Tidy(options) => tidy::run(&workspace, &options),
-        Task::Clients { perf } => clients::run(&workspace, perf).map(drop),
+        Task::Clients(options) => clients::run(&workspace, &options).map(drop),
         Task::Sim(passed) => step(&mut simulator(&workspace, &passed.arguments)),
         Task::Campaign(options) => campaign::run(&workspace, &options),
         Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),

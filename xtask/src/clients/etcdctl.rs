@@ -1,7 +1,7 @@
 //! What etcdctl is asked to do, with the output that etcd gives.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -12,24 +12,24 @@ use super::server::Server;
 use crate::run::step;
 
 /// How long a line that is due may take to come.
-const LINE_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const LINE_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at whether something has happened.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// As much of a command as is shown.
-const LINE_CHARS_MAX: usize = 120;
+const LINE_CHARS_MAX: usize = 240;
 /// A store so small that the first large value fills it.
 const QUOTA: &str = "--quota-backend-bytes=65536";
 
 /// Asks all of it.
-pub(super) fn run(server: &Server, binary: &Path, directory: &Path, perf: bool) -> Result<()> {
-    let etcdctl = Etcdctl::of(server);
+pub(super) fn run(program: &Path, server: &Server, binary: &Path, directory: &Path, perf: bool) -> Result<()> {
+    let etcdctl = Etcdctl::new(program, &[server.port]);
     keys(&etcdctl)?;
     watches(&etcdctl)?;
     leases(&etcdctl)?;
     locks_and_elections(&etcdctl)?;
     maintenance(&etcdctl)?;
     backup(&etcdctl, binary, directory)?;
-    alarm(binary, directory)?;
+    alarm(program, binary, directory)?;
     if perf {
         etcdctl.shows(&["check", "perf"], "PASS")?;
     }
@@ -37,9 +37,9 @@ pub(super) fn run(server: &Server, binary: &Path, directory: &Path, perf: bool) 
 }
 
 /// etcdctl, and whom it asks.
-struct Etcdctl {
-    port: u16,
-    endpoint: String,
+pub(super) struct Etcdctl {
+    program: PathBuf,
+    endpoints: String,
 }
 
 /// One that goes on until it is dropped.
@@ -49,15 +49,16 @@ struct Running {
 }
 
 impl Etcdctl {
-    fn of(server: &Server) -> Self {
-        Self { port: server.port, endpoint: format!("http://127.0.0.1:{}", server.port) }
+    pub(super) fn new(program: &Path, ports: &[u16]) -> Self {
+        let endpoints: Vec<_> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        Self { program: program.to_owned(), endpoints: endpoints.join(",") }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let line = format!("$ etcdctl --endpoints {} {}", self.endpoint, arguments.join(" "));
+        let line = format!("$ {} --endpoints {} {}", self.program.display(), self.endpoints, arguments.join(" "));
         println!("{line:.LINE_CHARS_MAX$}");
-        let mut command = Command::new("etcdctl");
-        command.args(["--endpoints", &self.endpoint]).args(arguments);
+        let mut command = Command::new(&self.program);
+        command.args(["--endpoints", &self.endpoints]).args(arguments);
         command.env("ETCDCTL_API", "3").env_remove("ETCDCTL_ENDPOINTS").stdin(Stdio::null());
         command
     }
@@ -67,28 +68,41 @@ impl Etcdctl {
     }
 
     /// Its stdout; it must succeed.
-    fn ask(&self, arguments: &[&str]) -> Result<String> {
+    pub(super) fn ask(&self, arguments: &[&str]) -> Result<String> {
         let output = self.output(arguments)?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{}: {}: {errors}", arguments.join(" "), output.status);
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn expect(&self, arguments: &[&str], expected: &str) -> Result<()> {
+    /// As [`Etcdctl::ask`], again and again as long as it is refused with `part`.
+    pub(super) fn ask_at_last(&self, arguments: &[&str], part: &str) -> Result<String> {
+        let until = Instant::now() + LINE_WITHIN;
+        loop {
+            match self.ask(arguments) {
+                Err(error) if error.to_string().contains(part) && Instant::now() < until => {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                asked => return asked,
+            }
+        }
+    }
+
+    pub(super) fn expect(&self, arguments: &[&str], expected: &str) -> Result<()> {
         let answer = self.ask(arguments)?;
         ensure!(answer == expected, "{} answered {answer:?}, expected {expected:?}", arguments.join(" "));
         Ok(())
     }
 
     /// Its stdout, which must hold `part`.
-    fn shows(&self, arguments: &[&str], part: &str) -> Result<String> {
+    pub(super) fn shows(&self, arguments: &[&str], part: &str) -> Result<String> {
         let answer = self.ask(arguments)?;
         ensure!(answer.contains(part), "{} answered {answer:?}, which does not say {part:?}", arguments.join(" "));
         Ok(answer)
     }
 
     /// It must fail, and say `part`.
-    fn refused(&self, arguments: &[&str], part: &str) -> Result<()> {
+    pub(super) fn refused(&self, arguments: &[&str], part: &str) -> Result<()> {
         let output = self.output(arguments)?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success(), "{} is not refused", arguments.join(" "));
@@ -214,9 +228,8 @@ fn locks_and_elections(etcdctl: &Etcdctl) -> Result<()> {
 fn maintenance(etcdctl: &Etcdctl) -> Result<()> {
     // It says so on stdout or on stderr, by its version; its exit code is what counts.
     etcdctl.ask(&["endpoint", "health"])?;
-    let port = etcdctl.port.to_string();
     for question in [&["endpoint", "status"][..], &["endpoint", "hashkv"], &["member", "list"]] {
-        etcdctl.shows(question, &port)?;
+        etcdctl.shows(question, &etcdctl.endpoints)?;
     }
     etcdctl.expect(&["put", "m", "old"], "OK\n")?;
     let old = revision(etcdctl)?.to_string();
@@ -240,13 +253,13 @@ fn backup(etcdctl: &Etcdctl, binary: &Path, directory: &Path) -> Result<()> {
     step(Command::new(binary).args(["snapshot", "status", &file]))?;
     step(Command::new(binary).args(["snapshot", "restore", &file, "--data-dir", &data]))?;
     let server = Server::start(binary, Path::new(&*data), &[])?;
-    Etcdctl::of(&server).expect(&["get", "backup"], "backup\nkept\n")
+    Etcdctl::new(&etcdctl.program, &[server.port]).expect(&["get", "backup"], "backup\nkept\n")
 }
 
 /// A full store raises an alarm, which is called off once there is room.
-fn alarm(binary: &Path, directory: &Path) -> Result<()> {
+fn alarm(program: &Path, binary: &Path, directory: &Path) -> Result<()> {
     let server = Server::start(binary, &directory.join("small"), &[QUOTA])?;
-    let etcdctl = Etcdctl::of(&server);
+    let etcdctl = Etcdctl::new(program, &[server.port]);
     let large = "x".repeat(60_000);
     etcdctl.expect(&["put", "large", &large], "OK\n")?;
     etcdctl.refused(&["put", "large", &large], "database space exceeded")?;

@@ -1,11 +1,14 @@
 //! `cargo xtask clients`: real etcd clients against a server of ours.
 //!
 //! Clients are optional: a machine without them passes, and says in one line each which were not run. The server gets a
-//! temporary data directory and a port of its own, and is killed when the run ends, however it ends. `etcdctl` is the one in `PATH`.
+//! temporary data directory and a port of its own, and is killed when the run ends, however it ends. `etcdctl` is the one in `PATH`, and is asked of
+//! three members as well.
 
+mod cluster;
 mod etcdctl;
 mod server;
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -48,15 +51,29 @@ const SCRIPTS: [Script; 3] = [
     },
 ];
 
-/// Runs the clients that are installed, and says which ran. `perf` has etcdctl check the server's speed as well, which takes a minute.
-pub(crate) fn run(workspace: &Workspace, perf: bool) -> Result<String> {
-    let etcdctl = works(Command::new("etcdctl").arg("version").env("ETCDCTL_API", "3"));
+/// What is run.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Has etcdctl check the server's speed as well, which takes a minute.
+    #[arg(long)]
+    perf: bool,
+    /// An etcdctl to run in place of the one in PATH; may be given several times.
+    #[arg(long)]
+    etcdctl: Vec<PathBuf>,
+}
+
+/// Runs the clients that are installed, and says which ran.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<String> {
+    let given = if options.etcdctl.is_empty() { &[PathBuf::from("etcdctl")][..] } else { &options.etcdctl };
+    let starts = |program: &&PathBuf| works(Command::new(program).arg("version").env("ETCDCTL_API", "3"));
+    let (etcdctls, no_etcdctls): (Vec<&PathBuf>, Vec<_>) = given.iter().partition(starts);
     let installed = |script: &&Script| works(Command::new(script.program).args([script.flag, script.import]));
     let (scripts, missing): (Vec<&Script>, Vec<&Script>) = SCRIPTS.iter().partition(installed);
-    let named = |is: bool, scripts: &[&Script]| -> Vec<&str> {
-        is.then_some("etcdctl").into_iter().chain(scripts.iter().map(|script| script.name)).collect()
+    let named = |programs: &[&PathBuf], scripts: &[&Script]| -> Vec<String> {
+        let programs = programs.iter().map(|program| program.display().to_string());
+        programs.chain(scripts.iter().map(|script| script.name.to_owned())).collect()
     };
-    let (ran, not_run) = (named(etcdctl, &scripts), named(!etcdctl, &missing));
+    let (ran, not_run) = (named(&etcdctls, &scripts), named(&no_etcdctls, &missing));
     if !ran.is_empty() {
         step(&mut workspace.build_like_tests(&["--bin", "kv-server"]))?;
         let binary = workspace.target_directory.join("debug").join("kv-server");
@@ -69,8 +86,15 @@ pub(crate) fn run(workspace: &Workspace, perf: bool) -> Result<String> {
             let status = command.status().with_context(|| script.name)?;
             ensure!(status.success(), "{}: {status}", script.name);
         }
-        if etcdctl {
-            etcdctl::run(&server, &binary, &directory.0, perf).context("etcdctl")?;
+        drop(server);
+        for (nth, program) in etcdctls.iter().enumerate() {
+            let directory = directory.0.join(format!("etcdctl-{nth}"));
+            std::fs::create_dir(&directory)?;
+            let server = Server::start(&binary, &directory.join("data"), &[])?;
+            let asked = etcdctl::run(program, &server, &binary, &directory, options.perf);
+            asked
+                .and_then(|()| cluster::run(program, &binary, &directory))
+                .with_context(|| program.display().to_string())?;
         }
     }
     let mut note = format!("ran: {}", if ran.is_empty() { "none".into() } else { ran.join(", ") });

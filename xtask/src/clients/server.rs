@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// How long a server on an empty directory may take before it answers.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -41,7 +41,15 @@ impl Drop for Directory {
 impl Server {
     /// Starts one on `data`, with its log beside it, and waits until it answers.
     pub(super) fn start(binary: &Path, data: &Path, extra: &[&str]) -> Result<Self> {
-        let (port, peer_port) = free_ports()?;
+        let ports = free_ports(2)?;
+        let cluster = format!("--initial-cluster=default=http://127.0.0.1:{}", ports[1]);
+        let mut server = Self::begin(binary, data, (ports[0], ports[1]), &[&[cluster.as_str()], extra].concat())?;
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    /// Starts one on these ports, for clients and for members, and waits for nothing. A flag in `extra` wins.
+    pub(super) fn begin(binary: &Path, data: &Path, (port, peer_port): (u16, u16), extra: &[&str]) -> Result<Self> {
         let log = data.with_extension("log");
         let client = format!("http://127.0.0.1:{port}");
         let peer = format!("http://127.0.0.1:{peer_port}");
@@ -50,18 +58,29 @@ impl Server {
             .arg(data)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
             .args(extra)
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log)?)
             .spawn()
             .with_context(|| format!("starting {}", binary.display()))?;
-        let mut server = Self { child, log, port };
-        server.wait_until_ready()?;
-        Ok(server)
+        Ok(Self { child, log, port })
     }
 
-    fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until it ends by itself, and without an error.
+    pub(super) fn ends(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let status = loop {
+            match self.child.try_wait()? {
+                Some(status) => break status,
+                None => ensure!(start.elapsed() < READY_WITHIN, "the server has not ended within {READY_WITHIN:?}"),
+            }
+            std::thread::sleep(POLL_EVERY);
+        };
+        ensure!(status.success(), "the server ended with {status}");
+        Ok(())
+    }
+
+    pub(super) fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         while !healthy(self.port) {
             let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -99,13 +118,15 @@ fn healthy(port: u16) -> bool {
     ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
-/// Two ports that are free at this moment, below those that systems give to outgoing connections: a client that knocks
+/// Ports that are free at this moment, below those that systems give to outgoing connections: a client that knocks
 /// at a port of that range before its server is up can end up connected to itself.
-fn free_ports() -> Result<(u16, u16)> {
+pub(super) fn free_ports(count: usize) -> Result<Vec<u16>> {
     let first = std::process::id() % 12_000;
-    let mut free = (0..200)
+    let free: Vec<u16> = (0..200)
         .filter_map(|n| u16::try_from(20_000 + (first + n) % 12_000).ok())
-        .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
-    let (client, peer) = (free.next(), free.next());
-    Ok((client.context("no free port on 127.0.0.1")?, peer.context("only one free port on 127.0.0.1")?))
+        .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .take(count)
+        .collect();
+    ensure!(free.len() == count, "fewer than {count} free ports on 127.0.0.1");
+    Ok(free)
 }
