@@ -497,6 +497,16 @@ pub fn set_seq(command: &mut [u8], seq: u64) {
     command[SEQ_AT].copy_from_slice(&seq.to_le_bytes());
 }
 
+/// Reads what [`set_seq`] wrote.
+///
+/// # Panics
+/// When `command` is not what [`Body::encode`] made.
+#[must_use]
+pub fn seq(command: &[u8]) -> u64 {
+    let bytes = command[SEQ_AT].try_into().expect("a number of 8 bytes");
+    u64::from_le_bytes(bytes)
+}
+
 /// One command of a [`Batch`], its body not yet looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandRef<'a> {

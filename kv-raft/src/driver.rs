@@ -13,6 +13,7 @@
 
 mod chores;
 mod handle;
+mod overtaken;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kv_codec::command::{Batch, BatchBuilder};
+use kv_codec::command::{Batch, BatchBuilder, seq};
 use slog::{Logger, error, info, warn};
 use thiserror::Error;
 
@@ -38,6 +39,7 @@ use crate::tail::Position;
 use chores::{Chores, Done};
 use handle::Queue;
 pub use handle::{COMMAND_BYTES_MAX, Handle, ProposeError, Status};
+use overtaken::Overtaken;
 
 /// How to run a node.
 #[derive(Debug, Clone)]
@@ -91,6 +93,9 @@ pub enum DriverEvent<I> {
     ReadsDropped(Vec<u64>),
     /// Leader or term changed.
     Leadership(Leadership),
+    /// A leader of a later term has begun: of this member's commands up to this sequence number, those that were not applied by now never
+    /// will be, or were applied by way of a snapshot.
+    Overtaken(u64),
     /// This member was removed from the cluster.
     Removed,
     /// The driver cannot go on and has stopped. The process must end: what is on disk decides after a restart.
@@ -151,6 +156,9 @@ pub struct Driver<M: StateMachine, D: Disk> {
     idle: bool,
     /// Whether the state machine has work of its own left.
     maintaining: bool,
+    /// The last command in `batch`, by its number; those that were given to consensus.
+    last: u64,
+    overtaken: Overtaken,
     /// Writes that found the disk full, in order. Until they are done proposals are refused; everything else goes on.
     blocked: VecDeque<Persist>,
 }
@@ -188,6 +196,8 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             offered: None,
             idle: false,
             maintaining: false,
+            last: 0,
+            overtaken: Overtaken::default(),
             blocked: VecDeque::new(),
         };
         driver.note_status();
@@ -270,12 +280,13 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
                 if !self.batch.is_empty() && self.batch.bytes_with(&command) > self.config.batch_bytes_max {
                     self.propose_batch();
                 }
-                self.batch.push(&command);
+                self.push(&command);
             }
             Event::ConfChange(change, command) => {
                 self.propose_batch();
-                self.batch.push(&command);
+                self.push(&command);
                 let batch = self.batch.finish();
+                self.overtaken.proposed(self.node.leadership().term, self.last);
                 self.step(Input::ProposeConfChange(change, batch));
             }
             Event::Input(input) => self.step(input),
@@ -289,6 +300,11 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         Ok(true)
     }
 
+    fn push(&mut self, command: &[u8]) {
+        self.last = seq(command);
+        self.batch.push(command);
+    }
+
     fn propose_batch(&mut self) {
         if self.batch.is_empty() {
             return;
@@ -297,6 +313,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
         self.status.commands.fetch_add(u64::from(self.batch.len()), Ordering::Relaxed);
         let batch = self.batch.finish();
         if self.blocked.is_empty() {
+            self.overtaken.proposed(self.node.leadership().term, self.last);
             self.step(Input::Propose(batch));
         } else {
             (self.on_event)(DriverEvent::Rejected(sequence_numbers(&batch), RejectReason::NoSpace));
@@ -342,6 +359,10 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             // A read that waits for this index looks at the status before the view.
             self.note_status();
             self.machine.done(run.results);
+            let last = effects.committed.last().and_then(|entry| self.overtaken.applied(entry.term));
+            if let Some(last) = last {
+                (self.on_event)(DriverEvent::Overtaken(last));
+            }
         }
         if let Some(at) = effects.install {
             install_snapshot(&self.disk, self.config.cluster_id, at, &mut self.machine)?;

@@ -56,12 +56,23 @@ impl Gate {
         if self.term != term {
             *self = Self { term, last: BTreeMap::new() };
         }
-        let last = self.last.entry(span.origin).or_insert((span.epoch, 0));
-        let newer = span.epoch > last.0 || span.epoch == last.0 && span.first > last.1;
+        let newer = self.is_newer(span);
         if newer {
-            *last = (span.epoch, span.last);
+            self.last.insert(span.origin, (span.epoch, span.last));
         }
         newer || is_planted(Bug::ForwardTwice)
+    }
+
+    /// Whether a batch that is not admitted in `term` may be given back: it was meant for an earlier leadership of this member, which
+    /// is over, and did not take it. One that arrives twice may have been taken when it came first.
+    pub(crate) fn may_give_back(&self, term: u64, leader_term: u64, span: Span) -> bool {
+        let is_past = leader_term <= term;
+        is_past && (leader_term > self.term || leader_term == self.term && self.is_newer(span))
+    }
+
+    fn is_newer(&self, span: Span) -> bool {
+        let is_newer = |last: &(u64, u64)| span.epoch > last.0 || span.epoch == last.0 && span.first > last.1;
+        self.last.get(&span.origin).is_none_or(is_newer)
     }
 }
 
@@ -84,5 +95,17 @@ mod tests {
         assert!(gate.admit(5, 5, span(2, 1, 1)), "the member restarted");
         assert!(!gate.admit(5, 5, span(1, 6, 6)), "from before its restart");
         assert!(gate.admit(6, 6, span(2, 1, 1)), "a new term has no memory");
+    }
+
+    #[test]
+    fn a_batch_is_given_back_once_nobody_can_take_it() {
+        let mut gate = Gate::default();
+        assert!(gate.admit(5, 5, span(1, 1, 3)));
+        assert!(gate.may_give_back(5, 5, span(1, 4, 4)), "it stepped down within its term");
+        assert!(gate.may_give_back(6, 5, span(1, 4, 4)), "and somebody else leads");
+        assert!(!gate.may_give_back(6, 5, span(1, 1, 3)), "it was taken, and comes again");
+        assert!(!gate.may_give_back(6, 4, span(1, 4, 4)), "it may have been taken in a term that is forgotten");
+        assert!(!gate.may_give_back(6, 7, span(1, 4, 4)), "it may yet lead that term");
+        assert!(gate.may_give_back(8, 7, span(1, 4, 4)), "it never took any in that term");
     }
 }

@@ -45,7 +45,8 @@ pub struct Envelope {
 pub enum PeerMessage {
     /// Raft's own. Never a proposal, a read or a transfer: those are below, or local.
     Raft(Box<Message>),
-    /// A batch of commands for the leader to propose. Sent once; never again after an unknown outcome.
+    /// A batch of commands for the leader to propose. Sent once; never again after an unknown outcome. One that is certainly not taken is
+    /// given back.
     Forward {
         /// The term whose leader is meant; any other drops it.
         leader_term: u64,
@@ -61,7 +62,7 @@ pub enum PeerMessage {
         /// A batch of the one command that says so to the state machine.
         batch: Bytes,
     },
-    /// Answers a [`PeerMessage::ForwardChange`] that was not taken: it is in no log.
+    /// Answers a [`PeerMessage::Forward`] or [`PeerMessage::ForwardChange`] that was not taken: it is in no log.
     Refused {
         /// Why.
         reason: RejectReason,

@@ -376,11 +376,25 @@ impl Node {
 
     fn receive_forward(&mut self, from: u64, leader_term: u64, batch: &Bytes) -> Result<(), MessageError> {
         let span = self.forwarded(from, batch)?;
-        if self.is_leader() && self.gate.admit(self.raw.raft.term, leader_term, span) {
-            // When raft refuses, the sender learns of it by its own deadline.
-            let _ = self.step_proposal(batch.clone());
+        let term = self.raw.raft.term;
+        let refused = if self.is_leader() && leader_term == term {
+            self.gate.admit(term, leader_term, span) && !self.step_proposal(batch.clone())
+        } else {
+            self.gate.may_give_back(term, leader_term, span)
+        };
+        if refused {
+            // Who sent it need not wonder, and may send it to whoever leads next.
+            let body = PeerMessage::Refused { reason: self.why_not_taken(), batch: batch.clone() };
+            self.effects.messages.push(Envelope { from: self.config.id, to: from, body });
         }
         Ok(())
+    }
+
+    /// Why raft takes no proposal now.
+    fn why_not_taken(&self) -> RejectReason {
+        // A leader that is about to hand over takes none: it would not know what became of them.
+        let leads_on = self.is_leader() && self.raw.raft.lead_transferee.is_none();
+        if leads_on { RejectReason::Busy } else { RejectReason::NoLeader }
     }
 
     fn receive_forwarded_change(
@@ -423,7 +437,7 @@ impl Node {
     fn propose(&mut self, batch: Bytes) {
         if self.is_leader() {
             if !self.step_proposal(batch.clone()) {
-                self.reject(batch, RejectReason::Busy);
+                self.reject(batch, self.why_not_taken());
             }
             return;
         }
@@ -476,7 +490,7 @@ impl Node {
             return Err(RejectReason::NotInSync);
         }
         let proposed = self.raw.propose_conf_change(batch.to_vec(), raft_conf_change(change));
-        proposed.map_err(|_| RejectReason::Busy)
+        proposed.map_err(|_| self.why_not_taken())
     }
 
     /// Whether a learner that `change` promotes, if it does, can vote at once: a quorum that waits for it would wait long.

@@ -558,7 +558,7 @@ struct EventHandler {
 
 /// Carries what the driver says to the calls that wait, and to the other members. Runs on the driver's thread.
 fn event_handler(to: EventHandler) -> Box<dyn FnMut(DriverEvent<View>) + Send> {
-    let mut led = Leadership::default();
+    let mut led = 0;
     Box::new(move |event| {
         let EventHandler { completions, config, data_dir: _locked, peers, leads, leaves } = &to;
         let completion = match event {
@@ -567,18 +567,13 @@ fn event_handler(to: EventHandler) -> Box<dyn FnMut(DriverEvent<View>) + Send> {
             DriverEvent::Rejected(numbers, reason) => Completion::Rejected(numbers, reason),
             DriverEvent::ReadsReady(reads) => Completion::ReadsReady(reads),
             DriverEvent::ReadsDropped(reads) => Completion::ReadsDropped(reads),
-            DriverEvent::Leadership(leadership) => {
-                if leadership.leader != led.leader {
-                    leads.send_replace(Leader { id: leadership.leader, since: Instant::now() });
+            DriverEvent::Leadership(Leadership { leader, .. }) => {
+                if std::mem::replace(&mut led, leader) != leader {
+                    leads.send_replace(Leader { id: leader, since: Instant::now() });
                 }
-                // The loss of a leader counts, whether or not the next one is known.
-                let lost = led.leader != 0 && led != leadership;
-                led = leadership;
-                if !lost {
-                    return;
-                }
-                Completion::LeaderChanged
+                return;
             }
+            DriverEvent::Overtaken(number) => Completion::Overtaken(number),
             DriverEvent::Removed => {
                 leaves.send_replace(true);
                 return;

@@ -4,7 +4,6 @@
 //! woken once per batch, not once per call.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,8 +25,8 @@ pub(crate) enum Completion {
     ReadsReady(Vec<(u64, u64)>),
     /// Reads were refused.
     ReadsDropped(Vec<u64>),
-    /// Another member leads now, or none: what is in flight has an unknown outcome.
-    LeaderChanged,
+    /// A later leader has begun, and what it has of the writes up to this number was applied: nobody knows of the others.
+    Overtaken(u64),
 }
 
 /// Calls that wait for the log.
@@ -38,7 +37,6 @@ pub(crate) enum Completion {
 pub(crate) struct Waiters {
     writes: Mutex<Table<Applied>>,
     reads: Mutex<Table<u64>>,
-    leader_changes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -153,9 +151,9 @@ impl Waiters {
             Completion::ReadsDropped(numbers) => {
                 wake(&self.reads, numbers.into_iter().map(|number| (number, Err(ApiError::TooManyRequests))));
             }
-            Completion::LeaderChanged => {
-                self.leader_changes.fetch_add(1, Ordering::Relaxed);
-                let waiting: Vec<_> = lock(&self.writes).waiting.keys().copied().collect();
+            Completion::Overtaken(last) => {
+                let waiting =
+                    lock(&self.writes).waiting.keys().copied().filter(|number| *number <= last).collect::<Vec<_>>();
                 wake(&self.writes, waiting.into_iter().map(|number| (number, Err(ApiError::LeaderChanged))));
             }
         }

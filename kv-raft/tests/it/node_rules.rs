@@ -168,6 +168,30 @@ fn a_forwarded_batch_is_taken_once_and_in_its_term_only() {
     assert_eq!(cluster.applied[&3], cluster.applied[&1]);
 }
 
+/// Nobody need wonder what became of it, and nobody is told that too much waits.
+#[test]
+fn what_is_not_taken_for_want_of_a_leader_is_given_back() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.step(1, Input::Campaign);
+    let forward = |seq| {
+        let body = PeerMessage::Forward { leader_term: 2, batch: batch(2, seq) };
+        Input::Message(Envelope { from: 2, to: 1, body })
+    };
+    cluster.step(1, forward(1));
+    // It hands over, and is not told yet that this came about.
+    out(cluster.node(1), Input::Transfer(2));
+    assert_eq!(out(cluster.node(1), Input::Propose(batch(1, 1))), "reject NoLeader\n");
+    assert_eq!(out(cluster.node(1), forward(2)), "send to 2: Refused NoLeader\n");
+    assert_eq!(out(cluster.node(1), forward(2)), "", "it came before");
+    cluster.step(2, raft(from(1, 2, MessageType::MsgTimeoutNow, 2)));
+    assert!(cluster.node(2).is_leader() && !cluster.node(1).is_leader());
+    assert_eq!(out(cluster.node(1), forward(3)), "send to 2: Refused NoLeader\n");
+    assert_eq!(out(cluster.node(1), forward(1)), "", "it was taken");
+    let refused = PeerMessage::Refused { reason: RejectReason::NoLeader, batch: batch(2, 3) };
+    let refused = Input::Message(Envelope { from: 1, to: 2, body: refused });
+    assert_eq!(out(cluster.node(2), refused), "reject NoLeader\n");
+}
+
 #[test]
 fn a_read_joins_only_a_round_that_has_not_been_sent() {
     let mut cluster = Cluster::new(&[1, 2, 3]);

@@ -6,7 +6,7 @@
 //! * [`places`]: where it refuses to start, and what it says then.
 //! * [`garbage`], [`streams`], [`cancel`]: clients that misbehave.
 //! * [`cluster`]: three members, and what becomes of them when one dies; [`growth`]: members that come and go; [`corruption`]: members
-//!   that hold something else; [`resync`]: members whose disk has; [`peer`]: members, and others, that misbehave.
+//!   that hold something else; [`resync`]: members whose disk has; [`rolling`]: all of them restarted under load; [`peer`]: members, and others, that misbehave.
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,5 +30,6 @@ mod peer;
 mod places;
 mod range;
 mod resync;
+mod rolling;
 mod streams;
 mod watch;
