@@ -12,6 +12,7 @@ use kv_codec::peer::{Greeting, REPLY_BYTES, Refusal, Reply, Stream, put_frame};
 use kv_codec::varint::put_u64;
 use kv_raft::snapshots::StreamState;
 use kv_server::ids;
+use kv_server::proto::etcdserverpb::CompactionRequest;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -315,4 +316,35 @@ fn half_a_snapshot_leaves_nothing() {
     poll("what came to be removed", || (snapshots(lonely.dir.path()) == 1).then_some(()));
     lonely.process.wait_for("closed connection of peer");
     lonely.ends_well();
+}
+
+/// It keeps its connections, and takes nothing off them: what waits for it is bounded, then it is let go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_stops_reading_costs_bounded_memory_and_harms_nobody() {
+    const VALUES: usize = 320;
+    const VALUE_BYTES: usize = 1 << 20;
+    /// 64 MiB that wait for it, 32 MiB of the log, and what a snapshot and a few requests take; far less than is written.
+    const COST_MAX: u64 = 200 << 20;
+    let mut cluster = Cluster::start(3, &["--unsafe-no-fsync"]);
+    let leader = cluster.leader().await;
+    let slow = (leader + 1) % 3;
+    let slow_id = format!("{:x}", cluster.status(slow).await.header.unwrap().member_id);
+    let mut clients = cluster.clients(leader).await;
+    clients.put("k", "first").await;
+    cluster.agree().await;
+    cluster.member(slow).freeze(true);
+    let before = cluster.member(leader).memory_peak();
+    let value = "x".repeat(VALUE_BYTES);
+    for _ in 0..VALUES {
+        let revision = clients.put("k", &value).await;
+        clients.kv.compact(CompactionRequest { revision, physical: false }).await.unwrap();
+    }
+    let cost = cluster.member(leader).memory_peak() - before;
+    assert!(cost < COST_MAX, "{} MiB", cost >> 20);
+    cluster.member(leader).wait_for_line("it is let go", |line| {
+        line["msg"] == "lost connection to peer" && line["remote-peer-id"] == slow_id
+    });
+    clients.put("k", "last").await;
+    cluster.member(slow).freeze(false);
+    cluster.agree().await;
 }
