@@ -232,10 +232,16 @@ impl Node {
     pub fn poll(&mut self) -> Effects {
         // Reads of an earlier leader's rounds join the round that starts here.
         self.note_leadership();
-        self.start_read_round();
         let mut records = Vec::new();
-        while self.raw.has_ready() {
-            self.take_ready(&mut records);
+        self.start_read_round();
+        loop {
+            while self.raw.has_ready() {
+                self.take_ready(&mut records);
+            }
+            // What waited for a round that ended here has its own at once.
+            if !self.start_read_round() {
+                break;
+            }
         }
         if !records.is_empty() {
             self.effects.persist = Some(Persist { ticket: self.asked, records });
@@ -558,24 +564,32 @@ impl Node {
         self.on_applied(index);
     }
 
-    /// Opens a read round if any read waits and a round can be answered.
-    fn start_read_round(&mut self) {
-        if !self.reads.has_waiting() {
-            return;
+    /// Opens a read round if any read waits, none is on its way, and it can be answered. Whether it did.
+    ///
+    /// What comes while one is on its way goes together in the next.
+    fn start_read_round(&mut self) -> bool {
+        let must_wait = self.reads.is_open() && !is_planted(Bug::JoinSentRound);
+        if must_wait || !self.reads.has_waiting() {
+            return false;
         }
         let Leadership { leader, .. } = self.leadership();
         if self.is_leader() {
             // Before the first commit of its term raft drops a round without a word.
-            if self.raw.raft.commit_to_current_term() {
-                let round = self.reads.start(self.ticks);
-                let context = self.reads.context(round);
-                self.raw.read_index(context);
+            if !self.raw.raft.commit_to_current_term() {
+                return false;
             }
-        } else if leader != 0 {
+            let round = self.reads.start(self.ticks);
+            let context = self.reads.context(round);
+            self.raw.read_index(context);
+        } else {
+            if leader == 0 {
+                return false;
+            }
             let round = self.reads.start(self.ticks);
             let body = PeerMessage::ReadRequest { epoch: self.config.epoch, round };
             self.effects.messages.push(Envelope { from: self.config.id, to: leader, body });
         }
+        true
     }
 
     fn finish_round(&mut self, round: u64, index: u64) {

@@ -58,6 +58,11 @@ impl Reads {
         !self.waiting.is_empty()
     }
 
+    /// Whether a round is on its way.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.rounds.is_empty()
+    }
+
     /// Opens a round for all that wait; its counter.
     pub(crate) fn start(&mut self, tick: u64) -> u64 {
         if is_planted(Bug::JoinSentRound)

@@ -67,6 +67,7 @@ mod peer;
     reason = "generated"
 )]
 pub mod proto;
+mod reads;
 pub mod restore;
 mod resync;
 mod server;

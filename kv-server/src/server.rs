@@ -275,7 +275,7 @@ impl Running {
         let (driver, driver_thread) = Driver::start(driver_config, replica, Arc::clone(&disk), logger, on_event);
         peers.attach(driver.clone());
         let waiters = Arc::new(Waiters::default());
-        tokio::spawn(waiters::run(Arc::clone(&waiters), inbox));
+        tokio::spawn(waiters::run(Arc::clone(&waiters), driver.clone(), inbox));
         let core = Arc::new(Core {
             cluster_id: identity.cluster_id,
             member_id: identity.member_id,

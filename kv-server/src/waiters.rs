@@ -12,6 +12,7 @@ use kv_raft::{Handle, Input, ProposeError, RejectReason};
 use kv_store::Applied;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::reads::Reads;
 use crate::status::ApiError;
 
 /// What the driver's thread has to say to waiting calls.
@@ -36,7 +37,8 @@ pub(crate) enum Completion {
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     writes: Mutex<Table<Applied>>,
-    reads: Mutex<Table<u64>>,
+    /// Reads that wait for consensus.
+    pub(crate) reads: Reads,
 }
 
 #[derive(Debug)]
@@ -107,30 +109,13 @@ impl Waiters {
         Ok(Queued { receiver, entry: Entry { table: &self.writes, number } })
     }
 
-    /// Waits for an index at which a read is linearizable.
-    ///
-    /// # Errors
-    /// [`ApiError::Timeout`], [`ApiError::TooManyRequests`], [`ApiError::Stopped`].
-    pub(crate) async fn read_index(&self, driver: &Handle, timeout: Duration) -> Result<u64, ApiError> {
-        let (sender, receiver) = oneshot::channel();
-        let number = {
-            let mut table = lock(&self.reads);
-            let number = table.last + 1;
-            driver.input(Input::Read(number)).map_err(not_queued)?;
-            table.last = number;
-            table.waiting.insert(number, sender);
-            number
-        };
-        let entry = Entry { table: &self.reads, number };
-        wait(receiver, timeout, entry).await
-    }
-
     /// Calls that wait for a write.
     pub(crate) fn pending_writes(&self) -> usize {
         lock(&self.writes).waiting.len()
     }
 
-    fn complete(&self, completion: Completion) {
+    fn complete(&self, completion: Completion, driver: &Handle) {
+        let ask = |number| driver.input(Input::Read(number)).map_err(not_queued);
         match completion {
             Completion::Applied(results) => {
                 wake(&self.writes, results.into_iter().map(|(number, applied)| (number, Ok(applied))));
@@ -146,10 +131,10 @@ impl Waiters {
                 wake(&self.writes, numbers.into_iter().map(|number| (number, Err(why.clone()))));
             }
             Completion::ReadsReady(reads) => {
-                wake(&self.reads, reads.into_iter().map(|(number, index)| (number, Ok(index))));
+                reads.into_iter().for_each(|(number, index)| self.reads.finish(number, Ok(index), ask));
             }
             Completion::ReadsDropped(numbers) => {
-                wake(&self.reads, numbers.into_iter().map(|number| (number, Err(ApiError::TooManyRequests))));
+                numbers.into_iter().for_each(|number| self.reads.finish(number, Err(ApiError::TooManyRequests), ask));
             }
             Completion::Overtaken(last) => {
                 let waiting =
@@ -189,7 +174,7 @@ async fn wait<T>(
     }
 }
 
-fn not_queued(error: ProposeError) -> ApiError {
+pub(crate) fn not_queued(error: ProposeError) -> ApiError {
     match error {
         ProposeError::Full => ApiError::TooManyRequests,
         ProposeError::TooLarge => ApiError::RequestTooLarge,
@@ -198,9 +183,9 @@ fn not_queued(error: ProposeError) -> ApiError {
 }
 
 /// Wakes calls as the driver's thread says, until it is gone.
-pub(crate) async fn run(waiters: Arc<Waiters>, mut completions: mpsc::UnboundedReceiver<Completion>) {
+pub(crate) async fn run(waiters: Arc<Waiters>, driver: Handle, mut completions: mpsc::UnboundedReceiver<Completion>) {
     while let Some(completion) = completions.recv().await {
-        waiters.complete(completion);
+        waiters.complete(completion, &driver);
     }
 }
 

@@ -196,19 +196,30 @@ fn what_is_not_taken_for_want_of_a_leader_is_given_back() {
 fn a_read_joins_only_a_round_that_has_not_been_sent() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     cluster.step(1, Input::Campaign);
-    cluster.node(1).step(Input::Read(1)).unwrap();
-    let first = cluster.node(1).poll();
-    cluster.node(1).step(Input::Read(2)).unwrap();
-    let second = cluster.node(1).poll();
-    let context = |effects: &kv_raft::Effects| match &effects.messages[0].body {
+    let context = |effects: &Effects| match &effects.messages[0].body {
         PeerMessage::Raft(message) => message.context.to_vec(),
         other => panic!("{other:?}"),
     };
-    assert_ne!(context(&first), context(&second), "each round has a context of its own");
-    // The first round's answer serves the first read alone.
-    let mut answer = from(2, 1, MessageType::MsgHeartbeatResponse, 2);
-    answer.context = context(&first).into();
-    assert_eq!(out(cluster.node(1), raft(answer)), "read 1 at 2\n");
+    let answer = |context: Vec<u8>| {
+        let mut answer = from(2, 1, MessageType::MsgHeartbeatResponse, 2);
+        answer.context = context.into();
+        raft(answer)
+    };
+    let step = |cluster: &mut Cluster, input| {
+        cluster.node(1).step(input).unwrap();
+        cluster.node(1).poll()
+    };
+    let first = context(&step(&mut cluster, Input::Read(1)));
+    for read in 2..=3 {
+        let after = step(&mut cluster, Input::Read(read));
+        assert_eq!((after.messages.len(), after.reads_ready.len()), (0, 0), "one round is on its way");
+    }
+    // The first round's answer serves the first read alone. The others go together.
+    let after = step(&mut cluster, answer(first.clone()));
+    assert_eq!(after.reads_ready, [(1, 2)]);
+    let second = context(&after);
+    assert_ne!(first, second, "each round has a context of its own");
+    assert_eq!(step(&mut cluster, answer(second)).reads_ready, [(2, 2), (3, 2)]);
 }
 
 #[test]

@@ -211,10 +211,13 @@ impl Core {
             return Ok(());
         }
         let began = Instant::now();
-        let index = match self.waiters.read_index(&self.driver, self.limits.request_timeout).await {
+        let index = match self.waiters.reads.index(&self.driver, self.limits.request_timeout).await {
             Err(ApiError::Timeout) => return Err(self.timed_out(began)),
             index => index?,
         };
+        if *self.applied.borrow() >= index {
+            return Ok(());
+        }
         let mut applied = self.applied.clone();
         let reached = applied.wait_for(|applied| *applied >= index);
         match tokio::time::timeout(self.limits.request_timeout, reached).await {
