@@ -41,20 +41,28 @@ impl Span {
 }
 
 /// Remembers, for the leader's term, the last number taken from each member.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gate {
+    /// The term at the start of this run: what an earlier run took in terms up to it is forgotten.
+    start: u64,
     term: u64,
     last: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Gate {
+    /// The gate of a member that starts in `term`.
+    pub(crate) fn new(term: u64) -> Self {
+        Self { start: term, term, last: BTreeMap::new() }
+    }
+
     /// Whether a batch meant for the leader of `leader_term` may be proposed in `term`. Asking takes it.
     pub(crate) fn admit(&mut self, term: u64, leader_term: u64, span: Span) -> bool {
         if leader_term != term {
             return false;
         }
         if self.term != term {
-            *self = Self { term, last: BTreeMap::new() };
+            self.term = term;
+            self.last.clear();
         }
         let newer = self.is_newer(span);
         if newer {
@@ -64,10 +72,11 @@ impl Gate {
     }
 
     /// Whether a batch that is not admitted in `term` may be given back: it was meant for an earlier leadership of this member, which
-    /// is over, and did not take it. One that arrives twice may have been taken when it came first.
+    /// is over, and did not take it. One that arrives twice may have been taken when it came first, by an earlier run even.
     pub(crate) fn may_give_back(&self, term: u64, leader_term: u64, span: Span) -> bool {
         let is_past = leader_term <= term;
-        is_past && (leader_term > self.term || leader_term == self.term && self.is_newer(span))
+        let is_known = leader_term > self.start;
+        is_past && is_known && (leader_term > self.term || leader_term == self.term && self.is_newer(span))
     }
 
     fn is_newer(&self, span: Span) -> bool {
@@ -86,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_taken_once_in_order_and_in_its_term() {
-        let mut gate = Gate::default();
+        let mut gate = Gate::new(4);
         assert!(gate.admit(5, 5, span(1, 1, 3)));
         assert!(!gate.admit(5, 5, span(1, 1, 3)), "sent twice");
         assert!(!gate.admit(5, 5, span(1, 3, 9)), "overlaps");
@@ -99,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_given_back_once_nobody_can_take_it() {
-        let mut gate = Gate::default();
+        let mut gate = Gate::new(4);
         assert!(gate.admit(5, 5, span(1, 1, 3)));
         assert!(gate.may_give_back(5, 5, span(1, 4, 4)), "it stepped down within its term");
         assert!(gate.may_give_back(6, 5, span(1, 4, 4)), "and somebody else leads");
@@ -107,5 +116,8 @@ mod tests {
         assert!(!gate.may_give_back(6, 4, span(1, 4, 4)), "it may have been taken in a term that is forgotten");
         assert!(!gate.may_give_back(6, 7, span(1, 4, 4)), "it may yet lead that term");
         assert!(gate.may_give_back(8, 7, span(1, 4, 4)), "it never took any in that term");
+        let restarted = Gate::new(5);
+        assert!(!restarted.may_give_back(6, 5, span(1, 4, 4)), "an earlier run may have taken it");
+        assert!(restarted.may_give_back(6, 6, span(1, 4, 4)), "no earlier run led that term");
     }
 }

@@ -152,7 +152,7 @@ impl Node {
             log: log.clone(),
             ticks: 0,
             reads: Reads::new(config.id, config.epoch),
-            gate: Gate::default(),
+            gate: Gate::new(state.hard_state.term),
             effects: Effects::default(),
             asked: 0,
             persisted: 0,

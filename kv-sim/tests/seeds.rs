@@ -65,3 +65,9 @@ fn a_start_may_be_the_first_to_apply() {
 fn a_start_may_be_the_first_to_apply_a_removal() {
     [70_000_466, 90_024_433].into_iter().for_each(holds);
 }
+
+/// A leader took a forwarded batch and restarted, and the network brought the batch once more: it was given back as never taken.
+#[test]
+fn a_batch_that_an_earlier_run_took_is_not_given_back() {
+    [2049, 2342].into_iter().for_each(holds);
+}
