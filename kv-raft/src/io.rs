@@ -242,9 +242,9 @@ pub struct SnapshotToSend {
 /// Why a proposal was not taken. It is in no log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectReason {
-    /// There is no leader to propose to.
+    /// There is no leader to propose to, or it is handing over.
     NoLeader,
-    /// Leadership is being handed over, or too much is uncommitted.
+    /// Too much is uncommitted.
     Busy,
     /// Another membership change is not applied yet, or the leader that is to be removed hands over first.
     ConfChangePending,

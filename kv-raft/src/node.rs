@@ -1,21 +1,19 @@
 //! One member's consensus, as a pure value: inputs in, effects out.
 
 mod elections;
+mod proposals;
 mod ready;
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use kv_codec::planted::{Bug, is_planted};
-use kv_codec::record::{ENTRY_BYTES_MAX, HardState, LogEntry};
-use raft::eraftpb::{ConfChangeType, Entry, Message, MessageType};
+use kv_codec::record::{HardState, LogEntry};
+use raft::eraftpb::{ConfChangeType, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 use slog::{Logger, info, warn};
 
 use crate::forward::{Gate, Span};
-use crate::io::{
-    ConfChange, Effects, Envelope, Input, Leadership, Membership, PeerMessage, Persist, RejectReason, Rejected, Ticket,
-};
+use crate::io::{ConfChange, Effects, Envelope, Input, Leadership, Membership, PeerMessage, Persist, Ticket};
 use crate::reads::{Asker, Reads};
 use crate::tail::{Position, Tail, TailLimits, to_raft_entry};
 use crate::validate::{MessageError, check};
@@ -29,8 +27,6 @@ const COMMITTED_BYTES_MAX: u64 = 16 << 20;
 const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
 /// Append messages in flight to one follower (etcd's 512).
 const INFLIGHT_MESSAGES_MAX: usize = 512;
-/// How much of the leader's log a learner has to have before it votes, in tenths (etcd's 90 %).
-const IN_SYNC_TENTHS: u64 = 9;
 
 /// What makes one node differ from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -350,7 +346,7 @@ impl Node {
                 drop(self.raw.step(*message));
                 Ok(())
             }
-            PeerMessage::Forward { leader_term, batch } => self.receive_forward(from, leader_term, &batch),
+            PeerMessage::Forward { leader_term, batch } => self.receive_forward(from, leader_term, batch),
             PeerMessage::ForwardChange { leader_term, change, batch } => {
                 self.receive_forwarded_change(from, leader_term, change, batch)
             }
@@ -378,140 +374,6 @@ impl Node {
                 Ok(())
             }
         }
-    }
-
-    fn receive_forward(&mut self, from: u64, leader_term: u64, batch: &Bytes) -> Result<(), MessageError> {
-        let span = self.forwarded(from, batch)?;
-        let term = self.raw.raft.term;
-        let refused = if self.is_leader() && leader_term == term {
-            self.gate.admit(term, leader_term, span) && !self.step_proposal(batch.clone())
-        } else {
-            self.gate.may_give_back(term, leader_term, span)
-        };
-        if refused {
-            // Who sent it need not wonder, and may send it to whoever leads next.
-            let body = PeerMessage::Refused { reason: self.why_not_taken(), batch: batch.clone() };
-            self.effects.messages.push(Envelope { from: self.config.id, to: from, body });
-        }
-        Ok(())
-    }
-
-    /// Why raft takes no proposal now.
-    fn why_not_taken(&self) -> RejectReason {
-        // A leader that is about to hand over takes none: it would not know what became of them.
-        let leads_on = self.is_leader() && self.raw.raft.lead_transferee.is_none();
-        if leads_on { RejectReason::Busy } else { RejectReason::NoLeader }
-    }
-
-    fn receive_forwarded_change(
-        &mut self,
-        from: u64,
-        leader_term: u64,
-        change: ConfChange,
-        batch: Bytes,
-    ) -> Result<(), MessageError> {
-        let span = self.forwarded(from, &batch)?;
-        if !span.is_one() {
-            return Err(MessageError::Batch(kv_codec::DecodeError::Invalid("forwarded change")));
-        }
-        if self.is_leader()
-            && self.gate.admit(self.raw.raft.term, leader_term, span)
-            && let Err(reason) = self.step_conf_change(change, &batch)
-        {
-            let body = PeerMessage::Refused { reason, batch };
-            self.effects.messages.push(Envelope { from: self.config.id, to: from, body });
-        }
-        Ok(())
-    }
-
-    /// Whose batch it is, if `from` may send it.
-    fn forwarded(&self, from: u64, batch: &Bytes) -> Result<Span, MessageError> {
-        let span = Span::of(batch).map_err(MessageError::Batch)?;
-        if batch.len() as u64 > ENTRY_BYTES_MAX {
-            return Err(MessageError::Batch(kv_codec::DecodeError::TooLong {
-                what: "forwarded batch",
-                len: batch.len() as u64,
-                max: ENTRY_BYTES_MAX,
-            }));
-        }
-        if span.origin != from {
-            return Err(MessageError::WrongMember { from: span.origin, to: self.config.id, id: self.config.id });
-        }
-        Ok(span)
-    }
-
-    fn propose(&mut self, batch: Bytes) {
-        if self.is_leader() {
-            if !self.step_proposal(batch.clone()) {
-                self.reject(batch, self.why_not_taken());
-            }
-            return;
-        }
-        let Leadership { term, leader } = self.leadership();
-        if leader == 0 {
-            return self.reject(batch, RejectReason::NoLeader);
-        }
-        self.forward(leader, PeerMessage::Forward { leader_term: term, batch });
-    }
-
-    fn forward(&mut self, leader: u64, body: PeerMessage) {
-        self.effects.messages.push(Envelope { from: self.config.id, to: leader, body });
-    }
-
-    /// Appends a batch to the leader's log; whether raft took it. (Raft's own `propose` would copy it.)
-    fn step_proposal(&mut self, batch: Bytes) -> bool {
-        let entry = Entry { data: batch, ..Entry::default() };
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.config.id;
-        message.set_entries(vec![entry].into());
-        self.raw.raft.step(message).is_ok()
-    }
-
-    fn propose_conf_change(&mut self, change: ConfChange, batch: Bytes) {
-        if self.is_leader() {
-            if let Err(reason) = self.step_conf_change(change, &batch) {
-                self.reject(batch, reason);
-            }
-            return;
-        }
-        let Leadership { term, leader } = self.leadership();
-        if leader == 0 {
-            return self.reject(batch, RejectReason::NoLeader);
-        }
-        self.forward(leader, PeerMessage::ForwardChange { leader_term: term, change, batch });
-    }
-
-    /// Appends a membership change to the leader's log, or says why not.
-    fn step_conf_change(&mut self, change: ConfChange, batch: &Bytes) -> Result<(), RejectReason> {
-        // Raft would log an empty entry in its place, and say nothing.
-        if self.raw.raft.has_pending_conf() {
-            return Err(RejectReason::ConfChangePending);
-        }
-        if change == ConfChange::Remove(self.config.id) && self.hands_over_before_removal() {
-            // Nobody would lead once it is applied, for as long as an election takes.
-            return Err(RejectReason::ConfChangePending);
-        }
-        if !self.is_in_sync(change) {
-            return Err(RejectReason::NotInSync);
-        }
-        let proposed = self.raw.propose_conf_change(batch.to_vec(), raft_conf_change(change));
-        proposed.map_err(|_| self.why_not_taken())
-    }
-
-    /// Whether a learner that `change` promotes, if it does, can vote at once: a quorum that waits for it would wait long.
-    fn is_in_sync(&self, change: ConfChange) -> bool {
-        let ConfChange::AddVoter(id) = change else {
-            return true;
-        };
-        let members = self.raw.raft.prs();
-        let matched = |id| members.get(id).map_or(0, |progress| progress.matched);
-        let is_promoted = members.conf().learners().contains(&id);
-        !is_promoted || matched(id).saturating_mul(10) >= matched(self.config.id).saturating_mul(IN_SYNC_TENTHS)
-    }
-
-    fn reject(&mut self, batch: Bytes, reason: RejectReason) {
-        self.effects.rejected.push(Rejected { batch, reason });
     }
 
     fn on_persisted(&mut self, ticket: Ticket) {

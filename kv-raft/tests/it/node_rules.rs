@@ -187,6 +187,9 @@ fn what_is_not_taken_for_want_of_a_leader_is_given_back() {
     assert!(cluster.node(2).is_leader() && !cluster.node(1).is_leader());
     assert_eq!(out(cluster.node(1), forward(3)), "send to 2: Refused NoLeader\n");
     assert_eq!(out(cluster.node(1), forward(1)), "", "it was taken");
+    let change = PeerMessage::ForwardChange { leader_term: 2, change: ConfChange::AddLearner(4), batch: batch(2, 4) };
+    let change = Input::Message(Envelope { from: 2, to: 1, body: change });
+    assert_eq!(out(cluster.node(1), change), "send to 2: Refused NoLeader\n", "nor is a membership change taken");
     let refused = PeerMessage::Refused { reason: RejectReason::NoLeader, batch: batch(2, 3) };
     let refused = Input::Message(Envelope { from: 1, to: 2, body: refused });
     assert_eq!(out(cluster.node(2), refused), "reject NoLeader\n");
