@@ -25,6 +25,9 @@ const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 const COMMITTED_BYTES_MAX: u64 = 16 << 20;
 /// Payload bytes that may be proposed and not committed.
 const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
+/// Ticks without an answer before a follower asks its leader again for a read round: more than a round trip takes, and far less than an
+/// election.
+const ASK_AGAIN_TICKS: u64 = 2;
 /// Append messages in flight to one follower (etcd's 512).
 const INFLIGHT_MESSAGES_MAX: usize = 512;
 
@@ -311,13 +314,29 @@ impl Node {
         if self.is_leader() || self.may_stand() {
             self.raw.tick();
         }
-        // A round that got no answer within an election timeout was lost; one to a leader that could not be reached may be. It is asked
-        // again with a tick, not at once: it may be lost again.
         let missed = std::mem::take(&mut self.leader_missed);
-        let patience = if missed { 0 } else { self.config.election_ticks as u64 };
         if !is_planted(Bug::LostRoundForgotten) {
-            self.reads.retry_before(self.ticks.saturating_sub(patience));
+            // A round that got no answer within an election timeout was lost.
+            self.reads.retry_before(self.ticks.saturating_sub(self.config.election_ticks as u64));
+            self.ask_leader_again(if missed { 0 } else { ASK_AGAIN_TICKS });
         }
+    }
+
+    /// A follower's round got no answer for some ticks, or its leader could not be reached: everything else on this member that reads waits
+    /// for it. It is asked again with a tick, not at once: it may be lost again.
+    fn ask_leader_again(&mut self, patience: u64) {
+        let leader = self.raw.raft.leader_id;
+        if self.is_leader() || leader == 0 {
+            return;
+        }
+        for round in self.reads.ask_again(self.ticks.saturating_sub(patience), self.ticks) {
+            self.ask_leader(leader, round);
+        }
+    }
+
+    fn ask_leader(&mut self, leader: u64, round: u64) {
+        let body = PeerMessage::ReadRequest { epoch: self.config.epoch, round };
+        self.effects.messages.push(Envelope { from: self.config.id, to: leader, body });
     }
 
     /// Whether this member may stand for election. A lone voter leads as soon as it stands: raft wants its whole log durable then.
@@ -448,8 +467,7 @@ impl Node {
                 return false;
             }
             let round = self.reads.start(self.ticks);
-            let body = PeerMessage::ReadRequest { epoch: self.config.epoch, round };
-            self.effects.messages.push(Envelope { from: self.config.id, to: leader, body });
+            self.ask_leader(leader, round);
         }
         true
     }

@@ -25,6 +25,8 @@ pub(crate) enum Asker {
 struct Round {
     readers: Vec<Asker>,
     started_tick: u64,
+    /// When the leader was last asked for it.
+    asked_tick: u64,
 }
 
 /// The reads of one node.
@@ -75,7 +77,7 @@ impl Reads {
             self.counter += 1;
         }
         let readers = std::mem::take(&mut self.waiting);
-        self.rounds.insert(self.counter, Round { readers, started_tick: tick });
+        self.rounds.insert(self.counter, Round { readers, started_tick: tick, asked_tick: tick });
         self.counter
     }
 
@@ -95,6 +97,17 @@ impl Reads {
     /// Closes a round; the readers it had. None if it was given up before.
     pub(crate) fn finish(&mut self, round: u64) -> Vec<Asker> {
         self.rounds.remove(&round).map_or_else(Vec::new, |round| round.readers)
+    }
+
+    /// The rounds that were asked for before `since`: their question or its answer may be lost, and they are asked for once more. Any
+    /// answer will do, for each was given after the round had begun.
+    pub(crate) fn ask_again(&mut self, since: u64, tick: u64) -> Vec<u64> {
+        let late = self.rounds.iter_mut().filter(|(_, round)| round.asked_tick < since);
+        late.map(|(counter, round)| {
+            round.asked_tick = tick;
+            *counter
+        })
+        .collect()
     }
 
     /// Gives up rounds that started before `tick`: their readers wait for a new one.

@@ -279,6 +279,29 @@ fn a_read_asks_again_when_the_leader_was_out_of_reach() {
     assert_eq!(cluster.reads, [(2, 7, 2)]);
 }
 
+/// One answer that is lost must not hold up all who read for an election timeout. Whichever answer comes is as good.
+#[test]
+fn a_read_asks_again_when_no_answer_comes() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.step(1, Input::Campaign);
+    let asked = |effects: Effects| {
+        let is_question = |sent: &Envelope| matches!(sent.body, PeerMessage::ReadRequest { .. });
+        effects.messages.into_iter().filter(is_question).collect::<Vec<_>>()
+    };
+    cluster.node(2).step(Input::Read(7)).unwrap();
+    let first = asked(cluster.node(2).poll());
+    assert_eq!(first.len(), 1);
+    for _ in 0..2 {
+        cluster.node(2).step(Input::Tick).unwrap();
+        assert_eq!(asked(cluster.node(2).poll()), [], "it may be on its way");
+    }
+    cluster.node(2).step(Input::Tick).unwrap();
+    assert_eq!(asked(cluster.node(2).poll()), first, "the same question");
+    cluster.step(1, Input::Message(first[0].clone()));
+    cluster.step(1, Input::Message(first[0].clone()));
+    assert_eq!(cluster.reads, [(2, 7, 2)], "two answers, and one that counts");
+}
+
 /// Before the first commit of its term a leader's commit index may be behind what an earlier leader acknowledged.
 #[test]
 fn a_new_leader_serves_no_read_before_its_first_commit() {
