@@ -12,6 +12,9 @@ use tokio::sync::Notify;
 use crate::status::ApiError;
 use crate::waiters::not_queued;
 
+/// The most calls that wait for one round.
+const WAITING_MAX: usize = 1 << 17;
+
 /// Calls that are answered together.
 #[derive(Debug, Default)]
 struct Round {
@@ -68,7 +71,12 @@ impl Reads {
     fn join(&self, ask: impl FnOnce(u64) -> Result<(), ApiError>) -> Result<Arc<Round>, ApiError> {
         let mut rounds = self.lock();
         if rounds.asked.is_some() {
-            return Ok(Arc::clone(rounds.next.get_or_insert_default()));
+            let next = rounds.next.get_or_insert_default();
+            // Each call that waits owns a part of it, and `rounds` another.
+            if Arc::strong_count(next) > WAITING_MAX {
+                return Err(ApiError::TooManyRequests);
+            }
+            return Ok(Arc::clone(next));
         }
         ask(rounds.last + 1)?;
         rounds.last += 1;
@@ -143,6 +151,16 @@ mod tests {
         assert_eq!((second.wait().await, waits.await), (Ok(12), Ok(12)));
         // All is as in the beginning.
         assert!(asks(&reads).wait().now_or_never().is_none());
+    }
+
+    #[test]
+    fn too_many_are_refused_until_some_have_gone() {
+        let reads = Reads::default();
+        let _first = asks(&reads);
+        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| asks(&reads)).collect();
+        assert_eq!(reads.join(|_| Ok(())).err(), Some(ApiError::TooManyRequests));
+        waiting.pop();
+        assert!(reads.join(|_| Ok(())).is_ok());
     }
 
     #[tokio::test]
