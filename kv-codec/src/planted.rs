@@ -93,6 +93,8 @@ bugs! {
     NoConfGate = "no-conf-gate",
     /// A forwarded batch is proposed as often as it arrives.
     ForwardTwice = "forward-twice",
+    /// A forwarded batch that comes again when its leader leads no more is given back, though it was taken when it came first.
+    GiveBackTaken = "give-back-taken",
     /// A leader of many serves reads without asking them.
     StaleLeaderRead = "stale-leader-read",
     /// A lone leader serves reads before it has applied what was committed before its term.

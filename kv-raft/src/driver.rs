@@ -250,6 +250,9 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
                 self.ticks += 1;
                 self.write_blocked(false)?;
                 self.step(Input::Tick);
+                if let Some(last) = self.overtaken.tick() {
+                    (self.on_event)(DriverEvent::Overtaken(last));
+                }
             }
             self.settle()?;
             self.maintaining = self.machine.maintain();
@@ -359,10 +362,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             // A read that waits for this index looks at the status before the view.
             self.note_status();
             self.machine.done(run.results);
-            let last = effects.committed.last().and_then(|entry| self.overtaken.applied(entry.term));
-            if let Some(last) = last {
-                (self.on_event)(DriverEvent::Overtaken(last));
-            }
+            self.overtaken.applied(effects.committed.last().expect("not empty").term);
         }
         if let Some(at) = effects.install {
             install_snapshot(&self.disk, self.config.cluster_id, at, &mut self.machine)?;
@@ -372,6 +372,7 @@ impl<M: StateMachine, D: Disk> Driver<M, D> {
             }
             self.machine.publish();
             self.snapshot = (at, 0);
+            self.overtaken.applied(at.term);
             self.step(Input::SnapshotInstalled(at.index));
             self.log.release(at.index)?;
             // A follower that lives on its leader's snapshots takes none of its own, which would remove them.

@@ -76,7 +76,8 @@ impl Gate {
     pub(crate) fn may_give_back(&self, term: u64, leader_term: u64, span: Span) -> bool {
         let is_past = leader_term <= term;
         let is_known = leader_term > self.start;
-        is_past && is_known && (leader_term > self.term || leader_term == self.term && self.is_newer(span))
+        let is_not_taken = leader_term > self.term || leader_term == self.term && self.is_newer(span);
+        is_past && (is_known && is_not_taken || is_planted(Bug::GiveBackTaken))
     }
 
     fn is_newer(&self, span: Span) -> bool {

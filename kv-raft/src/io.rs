@@ -48,14 +48,14 @@ pub enum PeerMessage {
     /// A batch of commands for the leader to propose. Sent once; never again after an unknown outcome. One that is certainly not taken is
     /// given back.
     Forward {
-        /// The term whose leader is meant; any other drops it.
+        /// The term whose leader is meant; no other takes it.
         leader_term: u64,
         /// A [`kv_codec::command::Batch`].
         batch: Bytes,
     },
     /// A membership change for the leader to propose. Sent once, as a [`PeerMessage::Forward`]; a refusal is answered.
     ForwardChange {
-        /// The term whose leader is meant; any other drops it.
+        /// The term whose leader is meant; no other takes it.
         leader_term: u64,
         /// What raft has to do.
         change: ConfChange,
@@ -294,7 +294,7 @@ pub struct Effects {
     pub snapshots_to_send: Vec<SnapshotToSend>,
     /// Make the stored snapshot at this place the state, then step [`Input::SnapshotInstalled`].
     pub install: Option<Position>,
-    /// Leader or term changed. What was in flight towards the old leader has an unknown outcome.
+    /// Leader or term changed. What was in flight towards the old leader may be in the log of the next, or not.
     pub leadership: Option<Leadership>,
     /// This member is no longer part of the cluster.
     pub removed: bool,

@@ -373,11 +373,14 @@ async fn hand_over(core: &Core, logger: &Logger) {
         return;
     }
     let mut leader = core.leader.clone();
-    let another = leader.wait_for(|leader| leader.id != 0 && leader.id != own);
-    match tokio::time::timeout(core.limits.election_timeout, another).await {
-        Ok(Ok(leader)) => info!(logger, "handed over leadership"; "to" => format!("{:x}", leader.id)),
-        _ => warn!(logger, "stopping while leading: no other member took over"),
-    }
+    let another = async { leader.wait_for(|leader| leader.id != 0 && leader.id != own).await.map(|leader| leader.id) };
+    let Ok(Ok(another)) = tokio::time::timeout(core.limits.election_timeout, another).await else {
+        warn!(logger, "stopping while leading: no other member took over");
+        return;
+    };
+    info!(logger, "handed over leadership"; "to" => format!("{another:x}"));
+    // The others may not have heard of it yet: what they still send here is given back, as long as somebody is here to do so.
+    tokio::time::sleep(core.limits.heartbeat_interval).await;
 }
 
 async fn bind_all(urls: &[Url], flag: &'static str) -> Result<Vec<TcpListener>, StartError> {
@@ -406,6 +409,7 @@ fn limits(config: &Config) -> Result<Limits, StartError> {
         quota_bytes: config.quota_backend_bytes,
         request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
         election_timeout: config.election_timeout,
+        heartbeat_interval: config.heartbeat_interval,
         lease_ttl_min: lease_ttl_min(config.election_timeout),
         watch_progress_interval: jittered(config.watch_progress_notify_interval)?,
     })

@@ -11,9 +11,15 @@ pub(super) struct Overtaken {
     last: u64,
     /// The last command of the terms before that.
     before: u64,
-    /// The last term of which it was said.
-    said: u64,
+    /// The last term of which an entry was applied, if it sealed anything.
+    sealed_by: u64,
+    /// The last command whose fate is sealed, and the ticks until that is said.
+    sealed: Option<(u64, u8)>,
 }
+
+/// Whole ticks between the moment when a command's fate is sealed and that when it is said: a leader that did not take it may be about to
+/// give it back, which is worth more.
+const GRACE_TICKS: u8 = 1;
 
 impl Overtaken {
     /// Commands up to `seq` were given in `term`.
@@ -24,14 +30,32 @@ impl Overtaken {
         (self.term, self.last) = (term, seq);
     }
 
-    /// An entry of `term` was applied, with all before it. The last command whose fate is sealed by that, said once for each term.
-    pub(super) fn applied(&mut self, term: u64) -> Option<u64> {
-        if term <= self.said || term < self.term {
-            return None;
+    /// An entry of `term` is in the state, with all before it.
+    pub(super) fn applied(&mut self, term: u64) {
+        if term <= self.sealed_by || term < self.term {
+            return;
         }
-        self.said = term;
+        self.sealed_by = term;
         let last = if term == self.term { self.before } else { self.last };
-        (last > 0).then_some(last)
+        if last > 0 {
+            self.sealed = Some((last, GRACE_TICKS));
+        }
+    }
+
+    /// A tick has passed. The last command whose fate was sealed some time ago, said once.
+    pub(super) fn tick(&mut self) -> Option<u64> {
+        match &mut self.sealed {
+            Some((last, 0)) => {
+                let last = *last;
+                self.sealed = None;
+                Some(last)
+            }
+            Some((_, left)) => {
+                *left -= 1;
+                None
+            }
+            None => None,
+        }
     }
 }
 
@@ -39,23 +63,40 @@ impl Overtaken {
 mod tests {
     use super::*;
 
+    fn said_after(commands: &mut Overtaken, applied: u64) -> Option<u64> {
+        commands.applied(applied);
+        assert_eq!(commands.tick(), None, "this tick may come at once");
+        let said = commands.tick();
+        assert_eq!(commands.tick(), None, "it was said");
+        said
+    }
+
     #[test]
     fn an_entry_of_a_later_term_seals_what_was_given_before() {
         let mut commands = Overtaken::default();
-        assert_eq!(commands.applied(1), None, "nothing was given");
+        assert_eq!(said_after(&mut commands, 1), None, "nothing was given");
         commands.proposed(2, 7);
-        assert_eq!(commands.applied(2), None);
+        assert_eq!(said_after(&mut commands, 2), None);
         commands.proposed(2, 9);
-        assert_eq!(commands.applied(3), Some(9));
-        assert_eq!(commands.applied(3), None, "it was said");
+        assert_eq!(said_after(&mut commands, 3), Some(9));
+        assert_eq!(said_after(&mut commands, 3), None, "it was said");
         commands.proposed(3, 12);
         commands.proposed(5, 15);
-        assert_eq!(
-            commands.applied(4),
-            None,
-            "15 was given later, 12 was given in an earlier term: the next entry tells"
-        );
-        assert_eq!(commands.applied(5), Some(12));
-        assert_eq!(commands.applied(6), Some(15));
+        let told = said_after(&mut commands, 4);
+        assert_eq!(told, None, "15 was given later, 12 was given in an earlier term: the next entry tells");
+        assert_eq!(said_after(&mut commands, 5), Some(12));
+        assert_eq!(said_after(&mut commands, 6), Some(15));
+    }
+
+    #[test]
+    fn what_is_sealed_meanwhile_is_said_with_it() {
+        let mut commands = Overtaken::default();
+        commands.proposed(2, 7);
+        commands.applied(3);
+        assert_eq!(commands.tick(), None);
+        commands.proposed(3, 8);
+        commands.applied(4);
+        assert_eq!(commands.tick(), None, "its time begins again");
+        assert_eq!(commands.tick(), Some(8));
     }
 }

@@ -93,8 +93,9 @@ impl Core {
             };
             let answer = tokio::time::timeout(left, asked).await.unwrap_or(Err(ApiError::Timeout));
             match answer {
-                // It does not lead any more, or not yet.
-                Ok(Answer::Nothing) | Err(ApiError::NotPrimaryLessor | ApiError::LeaderChanged) => {}
+                // It does not lead any more, or not yet, or hands over.
+                Ok(Answer::Nothing)
+                | Err(ApiError::NotPrimaryLessor | ApiError::LeaderChanged | ApiError::NoLeader) => {}
                 Err(ApiError::Timeout) => return Err(self.timed_out(began)),
                 answer => return answer,
             }

@@ -60,6 +60,8 @@ pub(crate) struct Limits {
     pub(crate) request_timeout: Duration,
     /// How long a leader may be silent. A lease is prolonged by as much when one begins: its client has to find it.
     pub(crate) election_timeout: Duration,
+    /// Time between a leader's heartbeats: about what a message takes to the farthest member, or more.
+    pub(crate) heartbeat_interval: Duration,
     /// The least seconds that a lease is granted.
     pub(crate) lease_ttl_min: i64,
     /// How often a quiet watcher hears of progress, if it wants to.
@@ -127,10 +129,10 @@ impl Core {
         let began = Instant::now();
         let left = || self.limits.request_timeout.saturating_sub(began.elapsed());
         loop {
-            match self.outcome_within(self.queue(body), left()).await {
+            match result_within(self.queue(body), left()).await {
                 Err(ApiError::NoLeader) if self.leader_within(left()).await => {}
-                Err(ApiError::NoLeader | ApiError::Timeout) => return Err(self.timed_out(began)),
-                outcome => return outcome,
+                Err(ApiError::NoLeader | ApiError::Timeout) => return self.settled(Err(self.timed_out(began))),
+                outcome => return self.settled(outcome),
             }
         }
     }
@@ -184,22 +186,15 @@ impl Core {
 
     /// Waits until a command that was queued is applied and published.
     pub(crate) async fn outcome(&self, queued: Result<Queued<'_>, ApiError>) -> Result<Applied, ApiError> {
-        self.outcome_within(queued, self.limits.request_timeout).await
+        self.settled(result_within(queued, self.limits.request_timeout).await)
     }
 
-    async fn outcome_within(
-        &self,
-        queued: Result<Queued<'_>, ApiError>,
-        timeout: Duration,
-    ) -> Result<Applied, ApiError> {
-        let applied = match queued {
-            Ok(queued) => queued.result(timeout).await,
-            Err(error) => Err(error),
-        };
-        if applied.is_err() {
+    /// What a call is told of its command in the end.
+    fn settled(&self, result: Result<Applied, ApiError>) -> Result<Applied, ApiError> {
+        if result.is_err() {
             self.metrics.proposals_failed.inc();
         }
-        match applied? {
+        match result? {
             Applied { outcome: Outcome::Rejected(rejection), .. } => Err(rejection.into()),
             applied => Ok(applied),
         }
@@ -226,6 +221,10 @@ impl Core {
             Err(_) => Err(ApiError::Timeout),
         }
     }
+}
+
+async fn result_within(queued: Result<Queued<'_>, ApiError>, timeout: Duration) -> Result<Applied, ApiError> {
+    queued?.result(timeout).await
 }
 
 /// Does what takes a time that grows with the store on a thread beside the runtime's: those have other calls to serve.

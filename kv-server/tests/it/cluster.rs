@@ -370,6 +370,23 @@ async fn a_leader_whose_process_ends_is_missed_at_once() {
     put_at_last(&mut clients, "k", "v").await;
 }
 
+/// Nobody knows what became of it, and nobody waits for what cannot come: without a word it would be told of a timeout.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_the_last_leader_may_have_is_told_that_it_changed() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.clients(0).await.put("k", "v").await;
+    cluster.agree().await;
+    let leader = cluster.leader().await;
+    let mut follower = cluster.clients((leader + 1) % 3).await;
+    cluster.member(leader).freeze(true);
+    let put = PutRequest { key: "k".into(), value: "w".into(), ..Default::default() };
+    check_refused(follower.kv.put(put).await, Code::Unavailable, "etcdserver: leader changed");
+    assert_eq!(follower.range(get("k")).await.kvs[0].value, "v");
+    cluster.member(leader).freeze(false);
+    cluster.agree().await;
+    assert_eq!(follower.range(get("k")).await.kvs[0].value, "v", "a leader of the past takes it no more");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_ask_for_a_leader_end_when_there_is_none_for_long() {
     let mut cluster = Cluster::start(3, &[]);
