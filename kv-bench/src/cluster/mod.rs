@@ -5,6 +5,8 @@
 //! 2. Store the keys through the leader. Puts to the leader from many clients, then one put at a time.
 //! 3. Linearizable ranges of one key from many clients: at the leader, then at a follower, which has to ask the leader first.
 //!
+//! With `--catch-up KEYS` instead: a follower goes, misses so many keys, and comes back while writes come on a schedule: what do clients feel?
+//!
 //! With `--failover K` instead: K times the leader is killed, and K times it is stopped in silence, with its connections open; how long is it
 //! until a write is answered?
 //!
@@ -13,6 +15,7 @@
 //!   a figure of operations per second says less than the CPU of one.
 //! * A put is synced on a majority of members whose disks are one.
 
+mod catch_up;
 mod failover;
 
 use std::time::Duration;
@@ -30,6 +33,7 @@ use failover::{Strike, strike_leaders};
 const SECS_MAX: u32 = 600;
 const ROUNDS_MAX: u32 = 100;
 const FAILOVERS_MAX: u32 = 1_000;
+const MISSED_KEYS_MAX: u32 = 10_000_000;
 /// Many clients: so many connections, and so many requests in flight on each.
 const CONNECTIONS: u32 = 8;
 const STREAMS: u32 = 32;
@@ -54,12 +58,15 @@ pub struct Options {
     /// Seconds of each measurement, after a short warm-up.
     #[arg(long, default_value_t = 3)]
     pub secs: u32,
-    /// Rounds; the servers take turns. 3, or 1 of failovers, when left out.
+    /// Rounds; the servers take turns. 3, or 1 of failovers and catching up, when left out.
     #[arg(long)]
     pub rounds: Option<u32>,
     /// Strikes the leader so often in each of two ways, and measures only that.
     #[arg(long, value_name = "TIMES")]
     pub failover: Option<u32>,
+    /// A follower misses so many keys and catches up under writes, after `--secs` seconds of them; measures only that.
+    #[arg(long, value_name = "KEYS", conflicts_with = "failover")]
+    pub catch_up: Option<u32>,
 }
 
 /// Runs the rounds and writes the report.
@@ -68,7 +75,8 @@ pub struct Options {
 /// Options that make no sense, a program that is not there or does not form a cluster, an operation that fails.
 pub async fn run(options: &Options) -> Result<Report> {
     let Options { nodes, secs, failover, .. } = *options;
-    let rounds = options.rounds.unwrap_or(if failover.is_some() { 1 } else { 3 });
+    let strikes = failover.is_some() || options.catch_up.is_some();
+    let rounds = options.rounds.unwrap_or(if strikes { 1 } else { 3 });
     // Two members survive no failover, and have no follower that one could lose.
     check_nodes(nodes, 3)?;
     ensure!((1..=SECS_MAX).contains(&secs), "--secs is from 1 to {SECS_MAX}, not {secs}");
@@ -76,19 +84,30 @@ pub async fn run(options: &Options) -> Result<Report> {
     if let Some(times) = failover {
         ensure!((1..=FAILOVERS_MAX).contains(&times), "--failover is from 1 to {FAILOVERS_MAX}, not {times}");
     }
+    if let Some(keys) = options.catch_up {
+        ensure!((1..=MISSED_KEYS_MAX).contains(&keys), "--catch-up is from 1 to {MISSED_KEYS_MAX}, not {keys}");
+    }
     let targets = options.race.prepare()?;
     let seed = fastrand::u64(..);
     eprintln!("kv-bench cluster: seed {seed}");
     let shape = Shape { nodes, links: false };
-    let (tool, about) = match failover {
-        None => (
+    let (tool, about) = match (failover, options.catch_up) {
+        (_, Some(keys)) => (
+            "catch-up",
+            format!(
+                "{nodes} members each. One follower is killed and misses {keys} keys of {VALUE_BYTES} B; it is started again after {secs} s of \
+                 {} puts a second at the leader, which go on.",
+                catch_up::RATE
+            ),
+        ),
+        (None, None) => (
             "cluster",
             format!(
                 "{nodes} members each; {CONNECTIONS} connections x {STREAMS} requests in flight, or one; {KEYS} keys, values of {VALUE_BYTES} \
                  B; CPU is that of all members together."
             ),
         ),
-        Some(times) => (
+        (Some(times), None) => (
             "failover",
             format!(
                 "{nodes} members each. {times} times each: the leader is killed by SIGKILL, and stopped by SIGSTOP, which leaves its \
@@ -100,9 +119,10 @@ pub async fn run(options: &Options) -> Result<Report> {
         let directory = options.race.directory()?;
         let cluster = Cluster::start(target, directory.path(), shape).await?;
         let mut round = Round { figures: Figures::of(target), cluster, secs, seed };
-        match failover {
-            None => round.race().await?,
-            Some(times) => round.fail_over(times).await?,
+        match (failover, options.catch_up) {
+            (_, Some(keys)) => round.catch_up(keys).await?,
+            (Some(times), None) => round.fail_over(times).await?,
+            (None, None) => round.race().await?,
         }
         let Round { figures, cluster, .. } = round;
         drop(cluster);

@@ -74,6 +74,7 @@ fn options_that_make_no_sense_are_one_line() {
         (&["cluster", "--secs", "0"], "--secs is from 1"),
         (&["cluster", "--rounds", "0"], "--rounds is from 1"),
         (&["cluster", "--failover", "0"], "--failover is from 1"),
+        (&["cluster", "--catch-up", "0"], "--catch-up is from 1"),
     ] {
         let mut command = kv_bench(&arguments[..1]);
         // The last one counts, where it is given twice.
