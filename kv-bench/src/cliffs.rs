@@ -21,6 +21,8 @@ use crate::race::{Race, in_turn};
 use crate::target::{Kind, Running, Target};
 use crate::watching::{Watching, of_range};
 
+/// What its report is called.
+const TOOL: &str = "cliffs";
 /// Between two small operations.
 const EVERY: Duration = Duration::from_millis(2);
 /// How long what has no end of its own goes on.
@@ -58,7 +60,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     let Options { rounds, contents: Contents { keys, value }, .. } = *options;
     options.contents.check(KEYS_MIN..=KEYS_MAX)?;
     ensure!((1..=20).contains(&rounds), "--rounds is from 1 to 20, not {rounds}");
-    let targets = options.race.prepare()?;
+    let targets = options.race.prepare(TOOL).await?;
     let seed = fastrand::u64(..);
     eprintln!("kv-bench cliffs: seed {seed}");
     let results = in_turn(&targets, rounds, async |target| rows(target, options, seed).await).await?;
@@ -66,7 +68,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     let about = format!(
         "The longest of {per_second} small operations a second, puts and gets in turn, while the row goes on; {keys} keys, values of {value} B."
     );
-    Results { tool: "cliffs", about, seed: Some(seed), targets: &targets, rounds: &results }.write(&options.race.out)
+    Results { tool: TOOL, about, seed: Some(seed), targets: &targets, rounds: &results }.write(&options.race.out)
 }
 
 async fn rows(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>> {

@@ -8,6 +8,7 @@
 //! * [`cliffs`]: the longest that small operations take while something large goes on.
 //! * [`crash`]: kills a real server under load, over and over, and checks after each restart that it kept every write it
 //!   had acknowledged.
+//! * [`first`]: a first look: `wire` and the engines of `lab`, as short as they can be.
 //! * [`lab`]: our engine, log and codec beside other designs, each alone.
 //! * [`kube`]: how many nodes of a Kubernetes cluster a server holds.
 //! * [`leases`]: leases that end all at once, and leases that are kept alive.
@@ -38,6 +39,7 @@ pub mod console;
 pub mod crash;
 mod directory;
 pub mod figures;
+pub mod first;
 pub mod kube;
 pub mod lab;
 pub mod leases;

@@ -1,11 +1,12 @@
 //! `kv-bench`: the command line of the tools in the library.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kv_bench::figures::Report;
-use kv_bench::{budget, chaos, cliffs, cluster, console, crash, kube, lab, leases, million, watch, wire};
+use kv_bench::{budget, chaos, cliffs, cluster, console, crash, first, kube, lab, leases, million, watch, wire};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Tools that measure kv and try to break it.
@@ -27,6 +28,8 @@ enum Tool {
     Budget(budget::Options),
     /// Kills a server under load, again and again, and checks that it kept what it acknowledged.
     Crash(crash::Options),
+    /// Runs `wire` and the engines of `lab` as short as they can be, for a first look.
+    First(first::Options),
     /// Runs a server, a control and rivals under the same clients, and compares them.
     Wire(wire::Options),
     /// Measures how long small operations take at worst while something large goes on.
@@ -49,6 +52,8 @@ enum Tool {
 const INTERRUPTED: u8 = 130;
 /// The same of SIGTERM.
 const TERMINATED: u8 = 143;
+/// The same of SIGHUP, which comes when a terminal is closed.
+const HUNG_UP: u8 = 129;
 
 fn main() -> ExitCode {
     let tool = match Arguments::try_parse() {
@@ -81,6 +86,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
         // Caught from here on: a tool may start a process before it first waits for anything.
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let mut hang_up = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         // A prompt is left by a signal as by its end, and sees to that itself.
         let sees_to_it = matches!(&tool, Tool::Console(_));
         // Dropping the run kills the server and removes the temporary directory.
@@ -88,6 +94,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
             code = use_tool(tool) => return code,
             _ = interrupt.recv(), if !sees_to_it => INTERRUPTED,
             _ = terminate.recv(), if !sees_to_it => TERMINATED,
+            _ = hang_up.recv(), if !sees_to_it => HUNG_UP,
         };
         eprintln!("kv-bench: interrupted");
         Ok(ExitCode::from(code))
@@ -107,8 +114,7 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             return Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Tool::Wire(options) => {
-            let this = std::env::current_exe().context("asking where this program is")?;
-            let report = wire::run(&options, &this).await?;
+            let report = wire::run(&options, &this()?).await?;
             println!("\n{}", report.markdown);
             if !report.compared {
                 println!("To compare with etcd: cargo xtask bench --rival etcd=/path/to/etcd");
@@ -117,6 +123,7 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
             let [text, chart, rounds] = [markdown_path, svg_path, json_path].map(|path| path.display());
             println!("Report: {text}, as a chart: {chart}, every round: {rounds}");
         }
+        Tool::First(options) => first::run(&options, &this()?).await?,
         Tool::Budget(options) => budget::run(&options).await?,
         Tool::Cliffs(options) => show(&cliffs::run(&options).await?),
         Tool::Million(options) => show(&million::run(&options).await?),
@@ -136,6 +143,11 @@ async fn use_tool(tool: Tool) -> Result<ExitCode> {
         Tool::Control(options) => wire::control(options).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where this program is.
+fn this() -> Result<PathBuf> {
+    std::env::current_exe().context("asking where this program is")
 }
 
 fn show(report: &Report) {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::directory::for_report;
 use crate::figures::Row;
-use crate::target::{self, Kind, Target};
+use crate::target::{self, Target};
 
 /// Which servers run, and where the report goes.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,17 +24,17 @@ pub struct Race {
 }
 
 impl Race {
-    /// Ours and the rivals, and the directory for the report.
+    /// Ours and the rivals, and the directory for the report of `tool`.
     ///
     /// # Errors
-    /// A program that is not there or is none of them, a directory that cannot be made.
-    pub(crate) fn prepare(&self) -> Result<Vec<Target>> {
-        let mut targets = vec![Target::any(&self.server)?];
-        for path in target::rivals(&self.rival)? {
-            targets.push(Target::new(Kind::Etcd, &path)?);
+    /// A program that is not there or is none of them, a directory that no report can be written into.
+    pub(crate) async fn prepare(&self, tool: &str) -> Result<Vec<Target>> {
+        let mut targets = vec![Target::server(&self.server).await?];
+        for rival in &self.rival {
+            targets.push(Target::rival(rival).await?);
         }
         target::tell_apart(&mut targets)?;
-        std::fs::create_dir_all(&self.out).with_context(|| format!("making {}", self.out.display()))?;
+        for_report(&self.out, tool)?;
         Ok(targets)
     }
 

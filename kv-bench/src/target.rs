@@ -1,6 +1,7 @@
 //! The servers that are compared: what each is, and one run of it on a fresh directory.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use crate::process::Counters;
 
 /// How long an empty server may take to answer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a program may take to say its version.
+const VERSION_WITHIN: Duration = Duration::from_secs(10);
 /// Pause between two questions whether it is ready.
 const POLL_EVERY: Duration = Duration::from_millis(10);
 /// How long one question may take while it gets ready.
@@ -66,37 +69,40 @@ struct Place {
 }
 
 impl Target {
-    /// Asks the program what it is.
-    ///
-    /// # Errors
-    /// When there is no such program, or it is something else.
-    pub(crate) fn new(kind: Kind, path: &Path) -> Result<Self> {
-        let binary = binary(path)?;
-        let (name, about) = match kind {
-            Kind::Control => {
-                let about = "a map under a mutex behind tonic: no log, no revisions, no disk";
-                ("control".to_owned(), about.to_owned())
-            }
-            Kind::Kv | Kind::Etcd => {
-                let output = Command::new(&binary).arg("--version").stdin(Stdio::null()).output();
-                let output = output.with_context(|| format!("starting {}", binary.display()))?;
-                let text = String::from_utf8_lossy(&output.stdout);
-                let named = if kind == Kind::Kv { kv_name(&text) } else { etcd_name(&text) };
-                named.with_context(|| format!("{} --version does not answer as {kind:?} does", binary.display()))?
-            }
-        };
-        Ok(Self { kind, name, about, binary })
-    }
-
-    /// Ours or etcd, whichever the program says that it is.
+    /// What `--server` names: ours or etcd, whichever the program says that it is.
     ///
     /// # Errors
     /// When there is no such program, or it is neither.
-    pub(crate) fn any(path: &Path) -> Result<Self> {
-        let neither = || format!("{} --version answers neither as kv-server nor as etcd does", path.display());
-        // A program that is not there is said to be that, not to be neither.
-        binary(path)?;
-        Self::new(Kind::Kv, path).or_else(|_| Self::new(Kind::Etcd, path)).with_context(neither)
+    pub(crate) async fn server(path: &Path) -> Result<Self> {
+        let cure = "`cargo build --release --package kv-server` makes target/release/kv-server";
+        let given = Given { flag: "--server ", path, cure };
+        let (binary, version) = given.version().await?;
+        let kv = kv_name(&version).map(|named| (Kind::Kv, named));
+        let named = kv.or_else(|| Some((Kind::Etcd, etcd_name(&version)?)));
+        let (kind, (name, about)) =
+            named.with_context(|| given.complaint("answers to --version neither as kv-server nor as etcd does"))?;
+        Ok(Self { kind, name, about, binary })
+    }
+
+    /// What `--rival` names, as `etcd=PATH`.
+    ///
+    /// # Errors
+    /// When that is of another kind, when there is no such program, or it is something else.
+    pub(crate) async fn rival(rival: &str) -> Result<Self> {
+        let (kind, path) = rival.split_once('=').unwrap_or((rival, ""));
+        ensure!(kind == "etcd", "--rival {rival}: unknown rival {kind:?}; give etcd=PATH");
+        ensure!(!path.is_empty(), "--rival {rival} needs a path; give etcd=PATH");
+        let given = Given { flag: "--rival etcd=", path: Path::new(path), cure: "give the path of etcd's binary" };
+        let (binary, version) = given.version().await?;
+        let named = etcd_name(&version);
+        let (name, about) = named.with_context(|| given.complaint("answers to --version not as etcd does"))?;
+        Ok(Self { kind: Kind::Etcd, name, about, binary })
+    }
+
+    /// The control, which is a tool of this program.
+    pub(crate) fn control(kv_bench: &Path) -> Self {
+        let about = "a map under a mutex behind tonic: no log, no revisions, no disk";
+        Self { kind: Kind::Control, name: "control".into(), about: about.into(), binary: kv_bench.to_owned() }
     }
 
     /// The program, to be given its flags, with no settings from the environment that were meant for another server.
@@ -146,6 +152,8 @@ impl Target {
         let mut command = self.command();
         command.args(self.arguments(&place)).args(extra);
         command.stdin(Stdio::null()).stdout(log.try_clone().context("sharing the log file")?).stderr(log);
+        // A group of its own: what a terminal sends to the tool on Ctrl-C is for the tool, which ends it.
+        command.process_group(0);
         let child = command.spawn().with_context(|| format!("starting {}", self.binary.display()))?;
         let address = format!("http://127.0.0.1:{}", place.client);
         let endpoint = Endpoint::from_shared(address).context("the server's address")?;
@@ -266,29 +274,45 @@ fn line_after<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).filter(|rest| !rest.is_empty())
 }
 
-/// The programs of `--rival etcd=PATH` flags, in order.
-///
-/// # Errors
-/// A rival of an unknown kind, or one that is no file.
-pub(crate) fn rivals(flags: &[String]) -> Result<Vec<PathBuf>> {
-    flags.iter().map(|rival| rival_path(rival)).collect()
+/// A program that the user named.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Given<'a> {
+    /// The flag that named it, with what stands between it and the path.
+    pub(crate) flag: &'a str,
+    pub(crate) path: &'a Path,
+    /// What to do when it is not the right one.
+    pub(crate) cure: &'a str,
 }
 
-fn rival_path(rival: &str) -> Result<PathBuf> {
-    let (kind, path) = rival.split_once('=').unwrap_or((rival, ""));
-    ensure!(kind == "etcd", "unknown rival {kind:?}: give etcd=PATH");
-    ensure!(!path.is_empty(), "--rival etcd needs a path: etcd=PATH");
-    binary(Path::new(path))
-}
+impl Given<'_> {
+    /// Its full path, so that a later change of directory does not matter.
+    ///
+    /// # Errors
+    /// When it is no program.
+    pub(crate) fn binary(self) -> Result<PathBuf> {
+        let full = self.path.canonicalize().with_context(|| self.complaint("is not there"))?;
+        ensure!(!full.is_dir(), self.complaint("is a directory"));
+        let is_program = full.is_file() && rustix::fs::access(&full, rustix::fs::Access::EXEC_OK).is_ok();
+        ensure!(is_program, self.complaint("is no program that can be started"));
+        Ok(full)
+    }
 
-/// The full path of a program, so that a later change of directory does not matter.
-///
-/// # Errors
-/// When there is no such file.
-pub(crate) fn binary(path: &Path) -> Result<PathBuf> {
-    let full = path.canonicalize().with_context(|| format!("no program at {}", path.display()))?;
-    ensure!(full.is_file(), "{} is no program", path.display());
-    Ok(full)
+    /// Its full path, and what it says to `--version`.
+    async fn version(self) -> Result<(PathBuf, String)> {
+        let binary = self.binary()?;
+        let mut command = tokio::process::Command::new(&binary);
+        command.arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(VERSION_WITHIN, command.output()).await;
+        let output = output.with_context(|| self.complaint("does not answer to --version"))?;
+        let output = output.with_context(|| self.complaint("cannot be started"))?;
+        Ok((binary, String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
+    /// One line: the flag, what is wrong, and the cure.
+    fn complaint(self, what: &str) -> String {
+        let Self { flag, path, cure } = self;
+        format!("{flag}{} {what}; {cure}", path.display())
+    }
 }
 
 /// The metrics of the server on a port, as text.
@@ -315,8 +339,8 @@ pub(crate) fn tell_apart(targets: &mut [Target]) -> Result<()> {
         let (before, rest) = targets.split_at_mut(index);
         let Target { name, binary, .. } = &mut rest[0];
         ensure!(
-            before.iter().all(|other| other.binary != *binary || other.kind == Kind::Control),
-            "{} is given twice",
+            before.iter().all(|other| other.binary != *binary),
+            "{} is given twice; leave one --rival out",
             binary.display()
         );
         let same = before.iter().filter(|other| other.name == *name || other.name.starts_with(&format!("{name} #")));
@@ -361,5 +385,42 @@ mod tests {
         assert_eq!(targets.map(|target| target.name), ["a", "b", "a #2", "a #3"]);
         let error = tell_apart(&mut [target("a", "1"), target("a", "1")]).unwrap_err();
         assert!(error.to_string().contains("given twice"), "{error}");
+    }
+    #[tokio::test]
+    async fn what_is_no_server_is_one_line_with_flag_and_cure() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str, mode: u32| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            path.display().to_string()
+        };
+        let (text, script) = (file("text", "etcd", 0o644), file("script", "#!/bin/sh\necho sh 5.1\n", 0o755));
+        let ours = file("ours", &format!("#!/bin/sh\necho '{KV}'\n"), 0o755);
+        let foreign = file("foreign", "\u{7f}ELF of another machine", 0o755);
+        let rivals = [
+            ("consul=/bin/sh".to_owned(), "unknown rival \"consul\"; give etcd=PATH"),
+            ("etcd".to_owned(), "--rival etcd needs a path; give etcd=PATH"),
+            ("etcd=/no/such/etcd".to_owned(), "--rival etcd=/no/such/etcd is not there; give the path"),
+            ("etcd=/".to_owned(), "--rival etcd=/ is a directory; give"),
+            ("etcd=/dev/null".to_owned(), "is no program that can be started; give"),
+            (format!("etcd={text}"), "is no program that can be started; give"),
+            (format!("etcd={foreign}"), "cannot be started; give"),
+            (format!("etcd={script}"), "answers to --version not as etcd does; give"),
+            (format!("etcd={ours}"), "answers to --version not as etcd does; give"),
+        ];
+        for (rival, says) in rivals {
+            let error = format!("{:#}", Target::rival(&rival).await.unwrap_err());
+            assert!(error.starts_with("--rival ") && error.contains(says) && !error.contains('\n'), "{error}");
+        }
+        let servers = [
+            ("/no/such/kv", "--server /no/such/kv is not there; `cargo build"),
+            (&*script, "answers to --version neither as kv-server nor as etcd does; `cargo build"),
+        ];
+        for (server, says) in servers {
+            let error = format!("{:#}", Target::server(Path::new(server)).await.unwrap_err());
+            assert!(error.contains(says) && !error.contains('\n'), "{error}");
+        }
+        assert_eq!(Target::server(Path::new(&ours)).await.unwrap().kind, Kind::Kv);
     }
 }

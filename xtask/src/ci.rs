@@ -48,7 +48,7 @@ fn steps(workspace: &Workspace, done: &mut Vec<Outcome>) -> Result<()> {
     beside.wait().into_iter().fold(tests, |before, ended| before.and(report(done, ended)))?;
     timed(done, "docs", || command(doc))?;
     timed(done, "packages", || command(workspace.cargo(&packages)))?;
-    timed(done, "budget", || crate::budget(workspace, &["--check", "--portable"]).map(|()| String::new()))?;
+    timed(done, "budget", || command(crate::counting(workspace, &["--check", "--portable"])?))?;
     timed(done, "clients", || clients::run(workspace, &clients::Options::default()))
 }
 

@@ -13,7 +13,7 @@ mod tidy;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::run::{Workspace, become_of, step};
@@ -43,7 +43,7 @@ enum Task {
     Chaos(Passed),
     /// What takes too long for every change: fresh seeds, planted bugs, every crash state, crashes and power losses, fuzzers.
     Campaign(campaign::Options),
-    /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control (bare, about 90 s);
+    /// Measures kv-server beside rivals: `bench [wire] [--rival etcd=PATH] ...` on the wire, beside a control; bare a first look, about 90 s;
     /// `bench million ...` with a large store; `bench cliffs ...` small operations beside large ones; `bench watch`, `bench leases`,
     /// `bench kube`: see docs/benchmarks; `bench cluster [--failover K]` with three members each; `bench lab [--quick] ...` its parts
     /// beside other designs; `bench readme [--check]` makes README's table from the recorded run.
@@ -55,7 +55,7 @@ enum Task {
     Clients(clients::Options),
 }
 
-/// The measuring tools of kv-bench.
+/// The measuring tools of kv-bench that take a server.
 const BENCHES: [&str; 7] = ["wire", "cliffs", "million", "watch", "leases", "kube", "cluster"];
 
 #[derive(clap::Args)]
@@ -84,28 +84,54 @@ fn run(task: Task) -> Result<()> {
         Task::Clients(options) => clients::run(&workspace, &options).map(drop),
         Task::Sim(passed) => step(&mut simulator(&workspace, &passed.arguments)),
         Task::Campaign(options) => campaign::run(&workspace, &options),
-        Task::Crash(passed) => step(kv_bench(&workspace, "crash")?.args(passed.arguments)),
-        Task::Chaos(passed) => step(kv_bench(&workspace, "chaos")?.args(passed.arguments)),
+        // What measures and what hurts sees to its processes when a signal comes, so it gets the signal, and nobody is in between.
+        Task::Crash(passed) => become_of(kv_bench(&workspace, "crash")?.args(passed.arguments)),
+        Task::Chaos(passed) => become_of(kv_bench(&workspace, "chaos")?.args(passed.arguments)),
         Task::Cluster(passed) => become_of(kv_bench(&workspace, "console")?.args(passed.arguments)),
-        Task::Budget(passed) => budget(&workspace, &passed.arguments.iter().map(String::as_str).collect::<Vec<_>>()),
-        Task::Bench(mut passed) => {
-            // One large store is a preset by name and a tool by nature.
-            if let Some(at) = passed.arguments.windows(2).position(|pair| pair == ["--preset", "million"]) {
-                passed.arguments.drain(at..at + 2);
-                passed.arguments.insert(0, "million".to_owned());
+        Task::Budget(passed) => {
+            let arguments: Vec<&str> = passed.arguments.iter().map(String::as_str).collect();
+            become_of(&mut counting(&workspace, &arguments)?)
+        }
+        Task::Bench(passed) => match Bench::named(passed.arguments)? {
+            Bench::Readme(arguments) => readme::run(&workspace, &arguments),
+            Bench::Lab(arguments) => become_of(&mut lab(&workspace, &arguments)?),
+            Bench::Tool(tool, arguments) => {
+                let mut command = kv_bench(&workspace, tool)?;
+                // First, so that an `--out` of the caller's wins.
+                command.arg("--out").arg(workspace.target_directory.join("bench"));
+                become_of(command.args(arguments))
             }
-            if passed.arguments.first().is_some_and(|first| first == "readme") {
-                return readme::run(&workspace, &passed.arguments[1..]);
-            }
-            if passed.arguments.first().is_some_and(|first| first == "lab") {
-                return step(&mut lab(&workspace, &passed.arguments[1..])?);
-            }
-            // Without a tool's name it is the wire.
-            let named = passed.arguments.first().filter(|first| BENCHES.contains(&first.as_str()));
-            let mut command = kv_bench(&workspace, named.map_or(BENCHES[0], String::as_str))?;
-            // First, so that an `--out` of the caller's wins.
-            command.arg("--out").arg(workspace.target_directory.join("bench"));
-            step(command.args(passed.arguments.iter().skip(usize::from(named.is_some()))))
+        },
+    }
+}
+
+/// What `cargo xtask bench ...` asks for, with what is left of its arguments.
+#[derive(Debug, PartialEq, Eq)]
+enum Bench {
+    Readme(Vec<String>),
+    Lab(Vec<String>),
+    /// One of kv-bench's that take a server.
+    Tool(&'static str, Vec<String>),
+}
+
+impl Bench {
+    /// Without arguments it is a first look; without a tool's name the wire.
+    fn named(mut arguments: Vec<String>) -> Result<Self> {
+        // One large store is a preset by name and a tool by nature.
+        if let Some(at) = arguments.windows(2).position(|pair| pair == ["--preset", "million"]) {
+            arguments.drain(at..at + 2);
+            return Ok(Self::Tool("million", arguments));
+        }
+        let Some(first) = arguments.first() else { return Ok(Self::Tool("first", arguments)) };
+        if first.starts_with('-') {
+            return Ok(Self::Tool(BENCHES[0], arguments));
+        }
+        let name = arguments.remove(0);
+        match BENCHES.into_iter().find(|known| *known == name) {
+            Some(tool) => Ok(Self::Tool(tool, arguments)),
+            None if name == "lab" => Ok(Self::Lab(arguments)),
+            None if name == "readme" => Ok(Self::Readme(arguments)),
+            None => bail!("there is no bench {name:?}: there are {}, lab and readme", BENCHES.join(", ")),
         }
     }
 }
@@ -140,8 +166,8 @@ fn lab(workspace: &Workspace, arguments: &[String]) -> Result<std::process::Comm
     Ok(command)
 }
 
-/// Counts, with the compiler's name beside the figures. What is the same in every build is counted in the one that the tests left.
-pub(crate) fn budget(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
+/// What counts, with the compiler's name beside the figures. What is the same in every build is counted in the one that the tests left.
+pub(crate) fn counting(workspace: &Workspace, arguments: &[&str]) -> Result<std::process::Command> {
     let (mut build, folder) = if arguments.contains(&"--portable") {
         (workspace.build_like_tests(&["--bin", "kv-bench", "--bin", "kv-counted"]), "debug")
     } else {
@@ -155,7 +181,8 @@ pub(crate) fn budget(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
     command.arg("budget").arg("--counted").arg(folder.join("kv-counted"));
     command.arg("--budget").arg(workspace.root.join("docs/benchmarks/budget.toml"));
     command.arg("--rustc").arg(String::from_utf8_lossy(&version.stdout).trim());
-    step(command.args(arguments))
+    command.args(arguments);
+    Ok(command)
 }
 
 /// A tool of kv-bench against our server, both built for release.
@@ -165,4 +192,27 @@ fn kv_bench(workspace: &Workspace, tool: &str) -> Result<std::process::Command> 
     let mut command = std::process::Command::new(release.join("kv-bench"));
     command.arg(tool).arg("--server").arg(release.join("kv-server"));
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bench_is_known_by_its_name() {
+        let named = |line: &str| Bench::named(line.split_whitespace().map(str::to_owned).collect());
+        let tool = |line: &str, tool, rest: &str| {
+            let rest = rest.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(named(line).expect("it is known"), Bench::Tool(tool, rest), "{line}");
+        };
+        tool("", "first", "");
+        tool("--secs 2", "wire", "--secs 2");
+        tool("wire --preset many", "wire", "--preset many");
+        tool("kube --nodes 3", "kube", "--nodes 3");
+        tool("--keys 5 --preset million", "million", "--keys 5");
+        assert_eq!(named("lab --quick").expect("it is known"), Bench::Lab(vec!["--quick".into()]));
+        assert_eq!(named("readme --check").expect("it is known"), Bench::Readme(vec!["--check".into()]));
+        let error = named("wyre --secs 2").expect_err("there is none of that name").to_string();
+        assert!(error.starts_with("there is no bench \"wyre\": there are wire, ") && !error.contains('\n'), "{error}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The counted server as a process of its own, alone or under a tool that counts more.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -76,6 +77,8 @@ impl Counted {
         command.args(["--heartbeat-interval", "5000", "--election-timeout", "50000"]);
         let log = std::fs::File::create(traces.join("log")).context("making a file for the server's log")?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        // A group of its own: what a terminal sends to the tool on Ctrl-C is for the tool, which ends it.
+        command.process_group(0);
         let mut child = command.spawn().with_context(|| format!("starting {}", binary.display()))?;
         let (input, output) = (child.stdin.take(), child.stdout.take().context("its output was asked for")?);
         let endpoint = Endpoint::from_shared(client).context("the server's address")?.tcp_nodelay(true);

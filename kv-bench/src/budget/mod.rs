@@ -23,7 +23,7 @@ use child::{Counted, Under};
 use file::{Budget, INSTRUCTIONS};
 
 use crate::figures::Figure;
-use crate::target::{binary, free_port, metrics};
+use crate::target::{Given, free_port, metrics};
 
 /// Operations that are counted together, of each kind.
 const OPERATIONS: u64 = 100;
@@ -65,7 +65,8 @@ pub struct Options {
 /// # Errors
 /// A program that is missing, an operation that fails, a figure over its budget.
 pub async fn run(options: &Options) -> Result<()> {
-    let counted = binary(&options.counted)?;
+    let cure = "`cargo build --release --package kv-bench` makes target/release/kv-counted";
+    let counted = Given { flag: "--counted ", path: &options.counted, cure }.binary()?;
     let mut now = Budget { rustc: options.rustc.clone(), ..Budget::default() };
     let ways: &[Under] = if options.portable { &[Under::Nothing] } else { &Under::ALL };
     for &under in ways {

@@ -127,7 +127,7 @@ impl Options {
 /// When the run cannot be done: no binary, no directory, options that make no sense, members that do not form a cluster.
 pub async fn run(options: &Options) -> Result<Report> {
     let (seconds, kinds) = (options.seconds()?, options.kinds()?);
-    let program = Target::any(&options.server)?;
+    let program = Target::server(&options.server).await?;
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("kv-bench chaos: seed {seed}");
     let directory = Directory::new(options.dir.as_deref(), "kv-chaos-")?;

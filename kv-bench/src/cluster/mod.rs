@@ -87,9 +87,6 @@ pub async fn run(options: &Options) -> Result<Report> {
     if let Some(keys) = options.catch_up {
         ensure!((1..=MISSED_KEYS_MAX).contains(&keys), "--catch-up is from 1 to {MISSED_KEYS_MAX}, not {keys}");
     }
-    let targets = options.race.prepare()?;
-    let seed = fastrand::u64(..);
-    eprintln!("kv-bench cluster: seed {seed}");
     let shape = Shape { nodes, links: false };
     let (tool, about) = match (failover, options.catch_up) {
         (_, Some(keys)) => (
@@ -115,6 +112,9 @@ pub async fn run(options: &Options) -> Result<Report> {
             ),
         ),
     };
+    let targets = options.race.prepare(tool).await?;
+    let seed = fastrand::u64(..);
+    eprintln!("kv-bench cluster: seed {seed}");
     let results = in_turn(&targets, rounds, async |target| {
         let directory = options.race.directory()?;
         let cluster = Cluster::start(target, directory.path(), shape).await?;

@@ -56,7 +56,7 @@ pub struct Options {
 /// Options that make no sense, a cluster that does not come up.
 pub async fn run(options: &Options) -> Result<()> {
     check_nodes(options.nodes, 1)?;
-    let program = Target::any(&options.server)?;
+    let program = Target::server(&options.server).await?;
     let directory = Directory::new(options.data_dir.as_deref(), "kv-cluster-")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;

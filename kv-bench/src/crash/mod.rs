@@ -35,7 +35,7 @@ pub use report::Report;
 use server::{Launch, Server};
 
 use crate::directory::Directory;
-use crate::target::free_port;
+use crate::target::{Given, free_port};
 
 /// Writers per connection: enough connections that one broken stream is not everyone's.
 const WRITERS_PER_CONNECTION: usize = 8;
@@ -96,10 +96,12 @@ pub async fn run(options: Options) -> Result<Report> {
     ensure!(options.rounds > 0 && options.writers > 0 && options.keys > 0, "rounds, writers and keys start at 1");
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("kv-bench crash: seed {seed}");
+    let cure = "`cargo build --release --package kv-server` makes target/release/kv-server";
+    let binary = Given { flag: "--server ", path: &options.server, cure }.binary()?;
     let directory = Directory::new(options.dir.as_deref(), "kv-crash-")?;
     let machine = options.power_loss.then(|| power::Machine::new(directory.path())).transpose()?;
     let launch = Launch {
-        binary: server::find_binary(&options.server)?,
+        binary,
         data_dir: machine.as_ref().map_or(directory.path(), power::Machine::path).join("data"),
         log: directory.path().join("server.log"),
         peer_port: free_port()?,

@@ -1,6 +1,6 @@
 //! The server's process: started on the same directory each time, on ports of its own, and ended with or without notice.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -177,9 +177,4 @@ impl Server {
 fn ended_as_asked(status: ExitStatus) -> bool {
     use std::os::unix::process::ExitStatusExt;
     status.success() || status.signal() == Some(SIGTERM) || status.code() == Some(128 + SIGTERM)
-}
-
-/// The binary's full path, so that a later change of directory does not matter.
-pub(super) fn find_binary(path: &Path) -> Result<PathBuf> {
-    path.canonicalize().with_context(|| format!("no server at {}: build it first", path.display()))
 }

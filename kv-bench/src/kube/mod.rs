@@ -28,6 +28,8 @@ use crate::target::Target;
 use cluster::{Cluster, PERIOD, Seen};
 use search::Search;
 
+/// What its report is called.
+const TOOL: &str = "kube";
 const NODES_MAX: u32 = 50_000;
 const SPEED_MAX: u32 = 300;
 const SECS_MAX: u32 = 600;
@@ -72,7 +74,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     ensure!((1..=SPEED_MAX).contains(&speed), "--speed is from 1 to {SPEED_MAX}, not {speed}");
     ensure!((1..=SECS_MAX).contains(&secs), "--secs is from 1 to {SECS_MAX}, not {secs}");
     ensure!((1..=SEARCHES_MAX).contains(&searches), "--searches is from 1 to {SEARCHES_MAX}, not {searches}");
-    let targets = options.race.prepare()?;
+    let targets = options.race.prepare(TOOL).await?;
     let mut rounds = vec![Vec::new(); targets.len()];
     for _ in 0..searches {
         for (rounds, rows) in rounds.iter_mut().zip(search(&targets, options).await?) {
@@ -83,7 +85,7 @@ pub async fn run(options: &Options) -> Result<Report> {
         "Nodes whose time goes {speed} times as fast as in life, steps of {secs} s: guarded puts' p99 within {TXN_MS_MAX} ms, changes' \
          within {DELAY_MS_MAX} ms. In {PERIOD:?} of theirs a node renews its lease, changes a pod and tells of an event."
     );
-    Results { tool: "kube", about, seed: None, targets: &targets, rounds: &rounds }.write(&options.race.out)
+    Results { tool: TOOL, about, seed: None, targets: &targets, rounds: &rounds }.write(&options.race.out)
 }
 
 /// Each server's score, and its figures with so many nodes.

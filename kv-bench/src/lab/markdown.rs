@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::answers::Answer;
-use super::report::Report;
+use super::report::{Report, Section};
 use crate::figures::table;
 
 /// The text.
@@ -22,18 +22,26 @@ pub(crate) fn text(report: &Report, answers: &[Answer]) -> String {
         for says in &section.says {
             let _ = writeln!(out, "\n{says}");
         }
-        for one in &section.tables {
-            let head: Vec<&str> = one.head.iter().map(String::as_str).collect();
-            let _ = writeln!(out, "\n{}:\n\n{}", one.caption, table(&head, &one.rows).trim_end());
-        }
+        out.push_str(&tables(section));
         let _ = writeln!(out, "\n{}", section.provenance);
+    }
+    out
+}
+
+/// An experiment's tables, and nothing else.
+#[must_use]
+pub(crate) fn tables(section: &Section) -> String {
+    let mut out = String::new();
+    for one in &section.tables {
+        let head: Vec<&str> = one.head.iter().map(String::as_str).collect();
+        let _ = writeln!(out, "\n{}:\n\n{}", one.caption, table(&head, &one.rows).trim_end());
     }
     out
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{Section, Table};
+    use super::super::report::Table;
     use super::*;
 
     #[test]

@@ -30,6 +30,7 @@ mod path;
 mod report;
 mod rivals;
 
+use std::fmt::Write as _;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,7 @@ pub use options::Options;
 use report::{Report, Section};
 use rivals::{RIVALS, Rival};
 
+use crate::directory::for_report;
 use engine::Engine;
 
 /// Asks a run to end.
@@ -85,6 +87,8 @@ pub struct Written {
     pub markdown: PathBuf,
     /// The figures.
     pub json: PathBuf,
+    /// The tables of the experiments that ran, as text.
+    pub tables: String,
     /// A line for each design that this build does not have.
     pub not_built: Vec<&'static str>,
 }
@@ -160,15 +164,17 @@ pub async fn run(options: Options) -> Result<Written> {
 
 fn run_all(options: &Options, stop: Stop) -> Result<Written> {
     let chosen = options.experiments()?;
-    std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
+    for_report(&options.out, "lab")?;
     let json = options.out.join("lab.json");
     let mut sections = if options.only.is_empty() { Vec::new() } else { earlier(&json)? };
     let (quick, rounds, secs) = (options.quick, options.rounds(), options.secs());
     let lab = Lab { quick, rounds, secs, out: options.out.clone(), stop };
+    let mut tables = String::new();
     for experiment in chosen {
         eprintln!("kv-bench lab: {} {}", experiment.id, experiment.title);
         let mut section = (experiment.run)(&lab).with_context(|| format!("experiment {}", experiment.id))?;
         section.provenance = facts::provenance(options);
+        let _ = writeln!(tables, "\n{}\n{}", section.title, markdown::tables(&section));
         sections.retain(|old: &Section| old.id != section.id);
         sections.push(section);
         sections.sort_by(|a, b| a.id.cmp(&b.id));
@@ -182,7 +188,7 @@ fn run_all(options: &Options, stop: Stop) -> Result<Written> {
     lines.extend(not_built.then_some(rivals::ROCKSDB_NOT_BUILT));
     lines.extend((!cfg!(feature = "raft-engine")).then_some(experiments::RAFT_ENGINE_NOT_BUILT));
     let at = |name: &str| options.out.join(name);
-    Ok(Written { html: at("lab.html"), markdown: at("lab.md"), json, not_built: lines })
+    Ok(Written { html: at("lab.html"), markdown: at("lab.md"), json, tables, not_built: lines })
 }
 
 /// What an earlier run left.

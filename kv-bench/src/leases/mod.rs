@@ -24,6 +24,8 @@ use crate::target::{Running, Target};
 use crate::watching::{Watching, of_range};
 use client::{grant, keep_alive};
 
+/// What its report is called.
+const TOOL: &str = "leases";
 const LEASES_MAX: u32 = 100_000;
 const RATE_MAX: u32 = 1_000_000;
 const SECS_MAX: u32 = 600;
@@ -76,13 +78,13 @@ pub async fn run(options: &Options) -> Result<Report> {
     );
     ensure!((1..=SECS_MAX).contains(&secs), "--secs is from 1 to {SECS_MAX}, not {secs}");
     ensure!((1..=ROUNDS_MAX).contains(&rounds), "--rounds is from 1 to {ROUNDS_MAX}, not {rounds}");
-    let targets = options.race.prepare()?;
+    let targets = options.race.prepare(TOOL).await?;
     let results = in_turn(&targets, rounds, async |target| round(target, options).await).await?;
     let about = format!(
         "{leases} leases with a key each, due at once; the pulse is a put every {PULSE:?}. Then {leases} leases of an hour, {rate} \
          keep-alives a second on {CONNECTIONS} streams for {secs} s."
     );
-    Results { tool: "leases", about, seed: None, targets: &targets, rounds: &results }.write(&options.race.out)
+    Results { tool: TOOL, about, seed: None, targets: &targets, rounds: &results }.write(&options.race.out)
 }
 
 async fn round(target: &Target, options: &Options) -> Result<Vec<Row>> {

@@ -26,6 +26,12 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 const WRITERS: u32 = 256;
 
 const VALUE_BYTES_MAX: usize = 64 * 1024;
+/// What servers hold unless told otherwise, history included; then they refuse writes.
+const QUOTA_BYTES: usize = 2 * 1024 * 1024 * 1024;
+/// A key is stored, put anew, and its older revision stays until a compaction.
+const REVISIONS: usize = 2;
+/// Of a key and of what servers keep with each revision, about.
+const REVISION_BYTES: usize = 100;
 
 /// What the store holds.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -44,6 +50,12 @@ impl Contents {
         ensure!(keys.contains(&self.keys), "--keys is from {least} to {most}, not {}", self.keys);
         let value = self.value;
         ensure!((1..=VALUE_BYTES_MAX).contains(&value), "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value}");
+        let fitting = QUOTA_BYTES / REVISIONS / (value + REVISION_BYTES);
+        ensure!(
+            self.keys as usize <= fitting,
+            "--keys is at most {fitting} with a --value of {value} bytes, not {}: more does not fit into a server",
+            self.keys
+        );
         Ok(())
     }
 }

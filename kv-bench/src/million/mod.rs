@@ -31,6 +31,8 @@ use crate::target::{Kind, Running, Target};
 use load::{Client, Contents};
 use readers::Pace;
 
+/// What its report is called.
+const TOOL: &str = "million";
 const KEYS_MAX: u32 = 20_000_000;
 /// Keys of the small store that ranges are compared with.
 const SMALL_KEYS: u32 = 1_000;
@@ -66,12 +68,12 @@ pub struct Options {
 pub async fn run(options: &Options) -> Result<Report> {
     let Contents { keys, value } = options.contents;
     options.contents.check(SMALL_KEYS..=KEYS_MAX)?;
-    let targets = options.race.prepare()?;
+    let targets = options.race.prepare(TOOL).await?;
     let seed = fastrand::u64(..);
     eprintln!("kv-bench million: seed {seed}");
     let rounds = in_turn(&targets, 1, async |target| scenario(target, options, seed).await).await?;
     let about = format!("{keys} keys, values of {value} B, stored in random order.");
-    Results { tool: "million", about, seed: Some(seed), targets: &targets, rounds: &rounds }.write(&options.race.out)
+    Results { tool: TOOL, about, seed: Some(seed), targets: &targets, rounds: &rounds }.write(&options.race.out)
 }
 
 async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>> {
@@ -155,8 +157,10 @@ async fn scenario(target: &Target, options: &Options, seed: u64) -> Result<Vec<R
     drop(server);
     if is_ours {
         for (name, pace) in [(READERS_AS_SERVED, Pace::AS_SERVED), (READERS_FLAT_OUT, Pace::FLAT_OUT)] {
-            let ratio = tokio::task::spawn_blocking(move || readers::ratio(pace, keys, value, seed)).await;
-            figures.add(name, "x", ratio.context("the readers were interrupted")??);
+            // A thread and no task of the runtime: an interrupt does not wait for its end.
+            let (tell, told) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || tell.send(readers::ratio(pace, keys, value, seed)));
+            figures.add(name, "x", told.await.context("the readers panicked")??);
         }
     }
     Ok(figures.finish())

@@ -35,6 +35,8 @@ use crate::target::{Running, Target};
 use crate::watching::{Watching, of_key, of_range};
 use writers::{WRITERS, Writers};
 
+/// What its report is called.
+const TOOL: &str = "watch";
 const STREAMS_MAX: u32 = 2_000;
 const WATCHERS_MAX: u32 = 1_000_000;
 const RATE_MAX: u32 = 100_000;
@@ -94,14 +96,14 @@ pub async fn run(options: &Options) -> Result<Report> {
     ensure!((1..=RATE_MAX).contains(&rate), "--rate is from 1 to {RATE_MAX} puts a second, not {rate}");
     ensure!((1..=SECS_MAX).contains(&secs), "--secs is from 1 to {SECS_MAX}, not {secs}");
     ensure!((1..=ROUNDS_MAX).contains(&rounds), "--rounds is from 1 to {ROUNDS_MAX}, not {rounds}");
-    let targets = options.race.prepare()?;
+    let targets = options.race.prepare(TOOL).await?;
     let results = in_turn(&targets, rounds, async |target| round(target, options).await).await?;
     let about = format!(
         "{watchers} watchers of a key each on {streams} streams, then {streams} watchers of one prefix on a stream each: {rate} puts of \
          {VALUE_BYTES} B a second for {secs} s, and {WRITERS} writers flat out for {secs} s. Hard: {HARD_STREAMS} watchers of one prefix, \
          {rate} puts of {HARD_VALUE_BYTES} B a second, a stream that is never read, {LISTERS} clients that list 5 MB all the time."
     );
-    Results { tool: "watch", about, seed: None, targets: &targets, rounds: &results }.write(&options.race.out)
+    Results { tool: TOOL, about, seed: None, targets: &targets, rounds: &results }.write(&options.race.out)
 }
 
 /// The names of the figures of one load.

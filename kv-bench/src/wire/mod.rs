@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
 
 pub use control::{ControlOptions, control};
 use load::Load;
@@ -70,28 +71,34 @@ pub async fn run(options: &Options, kv_bench: &Path) -> Result<Report> {
         true => eprintln!("kv-bench wire: NOT RUN: h2load is not installed (Debian: nghttp2-client)"),
         false => {}
     }
-    let mut targets = options.race.prepare()?;
-    targets.push(Target::new(Kind::Control, kv_bench)?);
+    let mut targets = options.race.prepare("wire").await?;
+    targets.push(Target::control(kv_bench));
     let seed = fastrand::u64(..);
     eprintln!("kv-bench wire: seed {seed}");
 
+    let steps = workloads.len() * targets.len() * options.rounds as usize;
+    let bar = progress(steps as u64);
     let mut runs = Vec::new();
     for (workload, by_h2load) in workloads {
         let mut servers = vec![Vec::new(); targets.len()];
         for round in 1..=options.rounds {
             for (target, rounds) in targets.iter().zip(&mut servers) {
+                bar.set_message(format!("{}, {}", workload.name, target.name));
                 let sample = match by_h2load {
                     true => h2load::one_round(target, &workload, &options.race).await,
                     false => one_round(target, &workload, &options.race, seed).await,
                 };
                 let sample = sample.with_context(|| format!("{} under {}", target.name, workload.name))?;
                 let (name, total, speed) = (&workload.name, options.rounds, sample.operations_per_second);
-                eprintln!("{name} {round}/{total}  {:<14} {speed:>9.0} operations/s", target.name);
+                let line = format!("{name} {round}/{total}  {:<14} {speed:>9.0} operations/s", target.name);
+                bar.suspend(|| eprintln!("{line}"));
+                bar.inc(1);
                 rounds.push(sample);
             }
         }
         runs.push((workload, servers));
     }
+    bar.finish_and_clear();
     let server = |target: &Target| Server { name: target.name.clone(), about: target.about.clone() };
     let results = Results {
         servers: targets.iter().map(server).collect(),
@@ -102,6 +109,14 @@ pub async fn run(options: &Options, kv_bench: &Path) -> Result<Report> {
     };
     let compared = targets.iter().any(|target| target.kind == Kind::Etcd);
     write(&results, &options.race.out, compared)
+}
+
+/// A bar of so many rounds, below the lines that say what each came to; on a terminal.
+fn progress(rounds: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("[{wide_bar}] {pos}/{len} {msg:30} {eta}");
+    let bar = ProgressBar::new(rounds);
+    bar.set_style(style.expect("the template is right"));
+    bar
 }
 
 async fn one_round(target: &Target, workload: &Workload, race: &Race, seed: u64) -> Result<Sample> {

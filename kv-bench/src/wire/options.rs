@@ -10,6 +10,8 @@ const CLIENTS_MAX: u32 = 10_000;
 const CONNECTIONS_MAX: u32 = 500;
 /// Keys stored before a run. They are written anew for each server and round.
 const KEYS_MAX: u32 = 1_000_000;
+/// All of them together, without their history: servers refuse writes beyond 2 GiB unless told otherwise.
+const STORED_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// etcd refuses requests above 1.5 MiB.
 const VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// One round of one server.
@@ -48,10 +50,10 @@ pub struct Options {
     #[arg(long)]
     pub rate: Option<u32>,
     /// Seconds of each round, after a short warm-up.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = SECS)]
     pub secs: u32,
     /// Rounds of each workload; the servers take turns.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = ROUNDS)]
     pub rounds: u32,
     /// Loads each server with h2load as well, where it is installed: a client that costs little, for the upper end.
     #[arg(long)]
@@ -110,10 +112,30 @@ const PRESETS: [Preset; 7] = [
 ];
 /// Those that run unasked.
 const USUAL: [&str; 4] = ["mixed", "reads", "writes", "single"];
+const SECS: u32 = 3;
+const ROUNDS: u32 = 3;
 const KEYS: u32 = 10_000;
 const VALUE_BYTES: usize = 256;
 
 impl Options {
+    /// Nothing asked for but these servers.
+    #[must_use]
+    pub fn usual(race: Race) -> Self {
+        Self {
+            race,
+            preset: Vec::new(),
+            clients: None,
+            connections: None,
+            get: None,
+            keys: None,
+            value: None,
+            rate: None,
+            secs: SECS,
+            rounds: ROUNDS,
+            h2load: false,
+        }
+    }
+
     /// The workloads asked for, in order.
     ///
     /// # Errors
@@ -179,6 +201,11 @@ impl Workload {
             (1..=VALUE_BYTES_MAX).contains(&value_bytes),
             "--value is from 1 to {VALUE_BYTES_MAX} bytes, not {value_bytes}"
         );
+        let fitting = STORED_BYTES_MAX / value_bytes;
+        ensure!(
+            keys as usize <= fitting,
+            "--keys is at most {fitting} with a --value of {value_bytes} bytes, not {keys}: more does not fit into a server"
+        );
         if let Some(rate) = self.rate {
             ensure!((1..=RATE_MAX).contains(&rate), "--rate is from 1 to {RATE_MAX} operations a second, not {rate}");
         }
@@ -207,12 +234,9 @@ impl Workload {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
-
     use clap::Parser;
 
     use super::*;
-    use crate::target::rivals;
 
     #[derive(Parser)]
     struct Line {
@@ -274,20 +298,11 @@ mod tests {
         refused("--keys 0", "--keys is from 1");
         refused("--preset ranges --keys 99", "--keys is from 100");
         refused("--value 0", "--value is from 1");
+        refused("--keys 5000 --value 1048576", "--keys is at most 1024 with a --value of 1048576");
         refused("--rate 0", "--rate is from 1");
         refused("--secs 0", "--secs is from 1");
         refused("--rounds 0", "--rounds is from 1");
         refused("--preset quick", "unknown preset \"quick\"");
         refused("--preset reads,reads", "given twice");
-    }
-
-    #[test]
-    fn rivals_are_known_and_there() {
-        let rivals = |line: &str| rivals(&options(line).race.rival).map_err(|error| error.to_string());
-        assert!(rivals("--rival consul=/bin/sh").unwrap_err().contains("unknown rival \"consul\""));
-        assert!(rivals("--rival etcd").unwrap_err().contains("needs a path"));
-        assert!(rivals("--rival etcd=/no/such/etcd").unwrap_err().contains("no program at /no/such/etcd"));
-        assert!(rivals("--rival etcd=/").unwrap_err().contains("is no program"));
-        assert_eq!(rivals("--rival etcd=/bin/sh").unwrap(), [Path::new("/bin/sh").canonicalize().unwrap()]);
     }
 }

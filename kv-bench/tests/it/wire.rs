@@ -1,15 +1,9 @@
 //! `kv-bench wire` as its user sees it: a report, one line for bad input, nothing left behind.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::server_binary;
-
-/// A condition that is not met by then is not met at all.
-const WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn kv_bench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kv-bench"));
@@ -95,10 +89,6 @@ fn bad_input_is_one_line_and_exit_code_1() {
     check(wire(sh, out.path(), &["--clients", "x"]), "'x'");
     check(wire(sh, out.path(), &["--sped", "1"]), "--sped");
     check(wire(sh, out.path(), &["--preset", "quick"]), "unknown preset");
-    check(wire(sh, out.path(), &[]), "answers neither as kv-server nor as etcd does");
-    check(wire(Path::new("/no/such/kv"), out.path(), &[]), "no program at /no/such/kv");
-    check(wire(&server_binary(), out.path(), &["--rival", "consul=/bin/sh"]), "unknown rival \"consul\"");
-    check(wire(&server_binary(), out.path(), &["--rival", "etcd=/no/such/etcd"]), "no program at /no/such/etcd");
     check(kv_bench(&["wire"]), "--server");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -114,27 +104,4 @@ impl Drop for Tool {
         drop(self.0.kill());
         drop(self.0.wait());
     }
-}
-
-#[test]
-fn an_interrupt_leaves_no_process_and_no_directory() {
-    let out = tempfile::tempdir().unwrap();
-    let path: PathBuf = out.path().canonicalize().unwrap();
-    let command = &mut wire(&server_binary(), &path, &["--preset", "writes", "--secs", "60", "--keys", "100"]);
-    let mut tool = Tool(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    let wait_for = |what: &str, met: &mut dyn FnMut() -> bool| {
-        let start = Instant::now();
-        while !met() {
-            assert!(start.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
-    let serves = |line: &String| line.contains("--data-dir");
-    wait_for("a server that runs", &mut || mentioning(&path).iter().any(serves));
-    let pid = Pid::from_raw(i32::try_from(tool.0.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
-    wait_for("the tool's end", &mut || tool.0.try_wait().unwrap().is_some());
-    assert_eq!(tool.0.wait().unwrap().code(), Some(130));
-    assert_eq!(mentioning(&path), [""; 0]);
-    assert_eq!(listed(&path), [""; 0]);
 }
