@@ -46,6 +46,18 @@ pub(crate) fn rss_bytes(pid: u32) -> Result<u64> {
     Ok(field(&status, "VmRSS:").with_context(|| format!("{path} has no VmRSS"))? * 1024)
 }
 
+/// Time on a CPU of the threads that the process `pid` has now, exact to nanoseconds. What threads took that have ended is not in it.
+pub(crate) fn time_of_threads(pid: u32) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for thread in threads(pid)? {
+        let path = format!("/proc/{pid}/task/{}/schedstat", thread.id);
+        let text = read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let ns = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
+        sum += Duration::from_nanos(ns.with_context(|| format!("{path} begins with no number"))?);
+    }
+    Ok(sum)
+}
+
 /// A thread of a process.
 #[derive(Debug)]
 pub(crate) struct Thread {
@@ -135,6 +147,12 @@ mod tests {
         assert_eq!(field("rchar: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 3\n", "write_bytes:"), Some(4096));
         assert_eq!(field(text, "VmSwap:"), None);
         assert_eq!(field("VmHWM: many\n", "VmHWM:"), None);
+    }
+
+    #[test]
+    fn what_threads_took_only_grows() {
+        let before = time_of_threads(std::process::id()).unwrap();
+        assert!(!before.is_zero());
     }
 
     #[test]

@@ -26,10 +26,23 @@ pub(crate) enum Beat {
     PutsAndGets,
 }
 
+/// How long operations took, in nanoseconds.
+#[derive(Debug)]
+pub(crate) struct Times {
+    pub(crate) puts: Histogram<u64>,
+    pub(crate) gets: Histogram<u64>,
+}
+
+impl Times {
+    fn add(&mut self, (get, took): (bool, Duration)) {
+        record(if get { &mut self.gets } else { &mut self.puts }, took);
+    }
+}
+
 /// Small operations on a schedule, on a thread and a connection of their own: what the other clients are busy with holds none of them up.
 pub(crate) struct Pulse {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Histogram<u64>>>,
+    thread: JoinHandle<Result<Times>>,
 }
 
 impl Pulse {
@@ -39,7 +52,7 @@ impl Pulse {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
         let beats = async move {
             let kv = KvClient::new(endpoint.connect().await.context("connecting to the server")?);
-            let (mut puts, mut times) = (JoinSet::new(), latencies());
+            let (mut puts, mut times) = (JoinSet::new(), Times { puts: latencies(), gets: latencies() });
             let (mut due, mut get) = (Instant::now(), false);
             while !stopped.load(Ordering::Relaxed) {
                 tokio::time::sleep_until(due.into()).await;
@@ -52,19 +65,16 @@ impl Pulse {
                         let put = PutRequest { key: KEY.into(), value: "beat".into(), ..Default::default() };
                         kv.put(put).await.map(drop)?;
                     }
-                    Ok::<_, Status>(due.elapsed())
+                    Ok::<_, Status>((get, due.elapsed()))
                 });
                 get = beat == Beat::PutsAndGets && !get;
                 due += every;
                 while let Some(done) = puts.try_join_next() {
-                    record(
-                        &mut times,
-                        done.context("the pulse panicked")?.context("an operation of the pulse failed")?,
-                    );
+                    times.add(done.context("the pulse panicked")?.context("an operation of the pulse failed")?);
                 }
             }
             while let Some(done) = puts.join_next().await {
-                record(&mut times, done.context("the pulse panicked")?.context("an operation of the pulse failed")?);
+                times.add(done.context("the pulse panicked")?.context("an operation of the pulse failed")?);
             }
             Ok(times)
         };
@@ -72,8 +82,8 @@ impl Pulse {
         Ok(Self { stop, thread })
     }
 
-    /// How long its operations took, in nanoseconds.
-    pub(crate) fn stop(self) -> Result<Histogram<u64>> {
+    /// How long its operations took.
+    pub(crate) fn stop(self) -> Result<Times> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the pulse panicked"))?
     }

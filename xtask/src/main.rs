@@ -171,7 +171,7 @@ pub(crate) fn counting(workspace: &Workspace, arguments: &[&str]) -> Result<std:
     let (mut build, folder) = if arguments.contains(&"--portable") {
         (workspace.build_like_tests(&["--bin", "kv-bench", "--bin", "kv-counted"]), "debug")
     } else {
-        (workspace.cargo(&["build", "--release", "--package", "kv-bench"]), "release")
+        (workspace.cargo(&["build", "--release", "--package", "kv-server", "--package", "kv-bench"]), "release")
     };
     step(&mut build)?;
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -181,6 +181,9 @@ pub(crate) fn counting(workspace: &Workspace, arguments: &[&str]) -> Result<std:
     command.arg("budget").arg("--counted").arg(folder.join("kv-counted"));
     command.arg("--budget").arg(workspace.root.join("docs/benchmarks/budget.toml"));
     command.arg("--rustc").arg(String::from_utf8_lossy(&version.stdout).trim());
+    if folder.ends_with("release") {
+        command.arg("--server").arg(folder.join("kv-server"));
+    }
     command.args(arguments);
     Ok(command)
 }

@@ -5,11 +5,13 @@
 //! * under valgrind: instructions;
 //! * under strace: system calls, and the pages that its writes touch.
 //!
-//! What is not installed is not counted, and said. At last 256 puts at once, some times over: syncs and wakes of a batch.
+//! What is not installed is not counted, and said. Then 256 puts at once, some times over: syncs and wakes of a batch. At last a server
+//! that holds nothing and does nothing: memory, disk, CPU, and the size of its program.
 
 mod calls;
 mod child;
 pub mod counted;
+mod empty;
 mod file;
 mod trace;
 
@@ -20,6 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub(crate) use calls::guarded_put;
 use calls::{Caller, Operation};
 use child::{Counted, Under};
+use empty::Empty;
 use file::{Budget, INSTRUCTIONS};
 
 use crate::figures::Figure;
@@ -43,6 +46,9 @@ pub struct Options {
     /// The binary of kv-counted.
     #[arg(long)]
     counted: PathBuf,
+    /// The binary of kv-server, optimised: what it costs while it is empty is counted too.
+    #[arg(long)]
+    server: Option<PathBuf>,
     /// The file of the budget.
     #[arg(long)]
     budget: PathBuf,
@@ -78,6 +84,13 @@ pub async fn run(options: &Options) -> Result<()> {
             println!("budget: NOT COUNTED: {what}: {} is not installed", under.program());
         }
     }
+    let empty = match &options.server {
+        Some(server) => Some(Empty::count(server).await.context("counting an empty server")?),
+        None => None,
+    };
+    for line in empty.iter().flat_map(Empty::lines) {
+        println!("budget: {line}");
+    }
     for (operation, figures) in &now.operations {
         let figures: Vec<String> = figures.iter().map(|(figure, value)| format!("{figure} {value}")).collect();
         println!("budget: {operation}: {}", figures.join(", "));
@@ -91,6 +104,9 @@ pub async fn run(options: &Options) -> Result<()> {
         return std::fs::write(&options.budget, now.text()?).with_context(|| format!("writing {path}"));
     }
     if options.check {
+        if let Some(empty) = empty {
+            empty.check()?;
+        }
         ensure!(!before.is_empty(), "there is no budget at {path}: `cargo xtask budget --write` makes one");
         let compared = now.compare(&Budget::parse(&before)?);
         for line in &compared.skipped {

@@ -95,7 +95,7 @@ async fn round(target: &Target, options: &Options) -> Result<Vec<Row>> {
 
     let pulse = Pulse::start(&server, Beat::Puts, PULSE)?;
     tokio::time::sleep(QUIET).await;
-    let quiet = pulse.stop()?;
+    let quiet = pulse.stop()?.puts;
     figures.add("pulse, nothing else: p50", "ms", percentile_ms(&quiet, 50.0));
     figures.add("pulse, nothing else: p99", "ms", percentile_ms(&quiet, 99.0));
     all_end(&mut figures, &server, &channels, options.leases).await?;
@@ -123,7 +123,7 @@ async fn all_end(figures: &mut Figures<'_>, server: &Running, channels: &[Channe
         gone += keys.next().await?.events.len();
     }
     let last = Instant::now().saturating_duration_since(due);
-    let (after, pulse) = (server.counters()?, pulse.stop()?);
+    let (after, pulse) = (server.counters()?, pulse.stop()?.puts);
     figures.add("all due at once: until the last is gone", "s", last.as_secs_f64());
     figures.add("all due at once: pulse p50", "ms", percentile_ms(&pulse, 50.0));
     figures.add("all due at once: pulse p99", "ms", percentile_ms(&pulse, 99.0));

@@ -188,5 +188,5 @@ async fn put_all(client: &Client, directory: &Path) -> Result<(Duration, Option<
 async fn pulse_while<T>(server: &Running, work: impl Future<Output = T>) -> Result<(f64, T)> {
     let pulse = Pulse::start(server, Beat::Puts, PULSE)?;
     let done = work.await;
-    Ok((percentile_ms(&pulse.stop()?, 100.0).context("not one put of the pulse was answered")?, done))
+    Ok((percentile_ms(&pulse.stop()?.puts, 100.0).context("not one put of the pulse was answered")?, done))
 }
