@@ -62,7 +62,7 @@ fn options_that_make_no_sense_are_one_line() {
     for (arguments, says) in [
         (&["console", "--nodes", "0"][..], "--nodes is from 1 to 9"),
         (&["console", "--nodes", "10"], "--nodes is from 1 to 9"),
-        (&["console", "--server", "/no/such/kv"], "no program at /no/such/kv"),
+        (&["console", "--server", "/no/such/kv"], "--server /no/such/kv is not there"),
         (&["console"], "neither as kv-server nor as etcd"),
         (&["chaos", "--minutes", "0"], "from 1 second to a day"),
         (&["chaos", "--minutes", "1", "--secs", "1"], "cannot be used with"),
