@@ -50,6 +50,11 @@ impl Round<'_> {
             worst_put = worst_put.max(percentile_ms(&outcome.latencies.puts, 100.0).unwrap_or(0.0));
             let applied = self.status_of(follower).await.map_or(0, |status| status.applied);
             behind = committed.saturating_sub(applied);
+            let p99 = percentile_ms(&outcome.latencies.puts, 99.0).unwrap_or(0.0);
+            eprintln!(
+                "kv-bench cluster: {:.1} s after its start the member is {behind} entries behind; p99 of this second {p99:.1} ms",
+                started.elapsed().as_secs_f64()
+            );
         }
         let took = started.elapsed();
         ensure!(self.cluster.wait_leader(ELECTED_WITHIN).await? == leader, "the leader changed meanwhile");
