@@ -12,7 +12,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -90,10 +90,18 @@ pub enum DataDirError {
     },
     /// The log of a member that had one is gone.
     #[error(
-        "data directory {path} has been in use, but its log is gone; restore it from a backup, or remove the whole directory to start a new member; in a cluster, --resync-from-cluster has the other members send it"
+        "data directory {path} has been in use, but its log is gone; restore it from a backup, or remove the whole directory to start a new member; in a cluster, --resync-from-cluster has the other members send it, if there is no log/ at all: an empty one may be where a volume is not mounted"
     )]
     LogGone {
         /// The directory.
+        path: PathBuf,
+    },
+    /// A part of it is a file system of its own, which cannot be renamed.
+    #[error(
+        "{path} is a mount point, so that what is damaged cannot be set aside; move its files to where they are kept, or remove this member and add it anew"
+    )]
+    MountPoint {
+        /// The part.
         path: PathBuf,
     },
 }
@@ -111,7 +119,12 @@ pub(crate) struct Identity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resync {
     /// The others may have been asked to replace the id that the marker names. The state in use is that id's.
-    Asked,
+    Asked {
+        /// The learner's id that was asked for. Nobody has begun under it.
+        new: u64,
+        /// The id that is replaced is a learner's of a re-sync as well.
+        catches_up: bool,
+    },
     /// The id is the new one; the state in use is the old one's, and on its way to [`DAMAGED`] with this number.
     SettingAside(u32),
     /// The state in use, if there is one, is the new id's, which is to get a vote once it is complete.
@@ -250,13 +263,39 @@ impl DataDir {
         self.write_marker()
     }
 
-    /// Notes that the others are asked to replace this member: from here on, that they do not know its id any more is as it should be.
+    /// Notes that the others are asked to replace this member by a learner whose id is `new`.
+    ///
+    /// # Errors
+    /// [`DataDirError::MountPoint`] if what is damaged could not be set aside, [`DataDirError::Io`].
+    pub(crate) fn begin_resync(&mut self, new: u64) -> Result<(), DataDirError> {
+        self.check_movable()?;
+        let catches_up = self.marker.resync == Some(Resync::CatchingUp);
+        self.marker = Marker { started: true, resync: Some(Resync::Asked { new, catches_up }), ..self.marker };
+        self.write_marker()
+    }
+
+    /// Notes that nothing came of [`DataDir::begin_resync`], and nothing will.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
-    pub(crate) fn begin_resync(&mut self) -> Result<(), DataDirError> {
-        self.marker = Marker { started: true, resync: Some(Resync::Asked), ..self.marker };
+    pub(crate) fn take_back_resync(&mut self) -> Result<(), DataDirError> {
+        let Some(Resync::Asked { catches_up, .. }) = self.marker.resync else {
+            return Ok(());
+        };
+        self.marker.resync = catches_up.then_some(Resync::CatchingUp);
         self.write_marker()
+    }
+
+    /// What is on another file system than the directory cannot be renamed into it.
+    fn check_movable(&self) -> Result<(), DataDirError> {
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
+        let own = device(&self.path).map_err(|source| self.io("read", source))?;
+        for path in STATE.map(|name| self.path.join(name)).into_iter().filter(|path| path.exists()) {
+            if device(&path).map_err(|source| self.io("read", source))? != own {
+                return Err(DataDirError::MountPoint { path });
+            }
+        }
+        Ok(())
     }
 
     /// Sets the state in use aside, for good, and begins anew as `identity`, without a log; where it is now. A crash leaves the one or the
@@ -296,7 +335,7 @@ impl DataDir {
         self.write_marker()
     }
 
-    /// Notes that this member is complete.
+    /// Notes that this member needs nobody to replace it: it is complete.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
@@ -356,7 +395,9 @@ impl DataDir {
         }
         match resync {
             None => {}
-            Some(Resync::Asked) => text.push_str("resync = asked\n"),
+            Some(Resync::Asked { new, catches_up }) => {
+                text.push_str(&format!("resync = asked\nnew-member-id = {new:016x}\ncatches-up = {catches_up}\n"));
+            }
             Some(Resync::SettingAside(number)) => text.push_str(&format!("resync = setting-aside\naside = {number}\n")),
             Some(Resync::CatchingUp) => text.push_str("resync = catching-up\n"),
         }
@@ -464,7 +505,10 @@ fn read_marker(path: &Path) -> Result<Option<Marker>, DataDirError> {
     let replacing = field("replacing") == Some("true");
     let resync = match field("resync") {
         None => None,
-        Some("asked") => Some(Resync::Asked),
+        Some("asked") => Some(Resync::Asked {
+            new: id("new-member-id").ok_or_else(|| bad("it does not say who was asked for"))?,
+            catches_up: field("catches-up") == Some("true"),
+        }),
         Some("setting-aside") => {
             let number = field("aside").and_then(|value| value.parse().ok());
             Some(Resync::SettingAside(number.ok_or_else(|| bad("it does not say what is set aside where"))?))
@@ -589,7 +633,7 @@ mod tests {
         for steps in 0..=4 {
             let (temp, mut dir) = replacing();
             let (path, damaged) = (temp.path(), temp.path().join("damaged-7"));
-            dir.begin_resync().unwrap();
+            dir.begin_resync(new.member_id).unwrap();
             assert_eq!(DataDir::begun_by(path).unwrap(), Some(NEW));
             let resync = Some(Resync::SettingAside(7));
             dir.marker = Marker { identity: new, started: false, replacing: false, resync };
@@ -618,6 +662,32 @@ mod tests {
             assert!(matches!(DataDir::open(path, NEW), Err(DataDirError::LogGone { .. })));
             assert_eq!(DataDir::open_damaged(path, NEW).unwrap().set_aside(NEW).unwrap(), path.join("damaged-1"));
         }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_kept_until_it_is_taken_back() {
+        let (temp, mut dir) = replacing();
+        for catches_up in [false, true] {
+            dir.marker.resync = catches_up.then_some(Resync::CatchingUp);
+            dir.begin_resync(0xab).unwrap();
+            drop(dir);
+            dir = DataDir::open(temp.path(), NEW).unwrap();
+            assert_eq!(dir.resync(), Some(Resync::Asked { new: 0xab, catches_up }));
+            dir.take_back_resync().unwrap();
+            drop(dir);
+            dir = DataDir::open(temp.path(), NEW).unwrap();
+            assert_eq!(dir.resync(), catches_up.then_some(Resync::CatchingUp));
+        }
+    }
+
+    #[test]
+    fn a_mount_point_is_not_set_aside() {
+        let (temp, mut dir) = replacing();
+        // Any other file system does.
+        fs::remove_dir_all(temp.path().join("snap")).unwrap();
+        std::os::unix::fs::symlink("/proc", temp.path().join("snap")).unwrap();
+        assert!(matches!(dir.begin_resync(3), Err(DataDirError::MountPoint { .. })));
+        assert_eq!(dir.resync(), None);
     }
 
     #[test]

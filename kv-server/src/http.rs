@@ -113,12 +113,11 @@ async fn replace(
         return (StatusCode::CONFLICT, format!("this is cluster {:x}; name its own members", core.cluster_id));
     }
     let Some(asked) = resync::replacement(&id, &body) else {
-        return (StatusCode::BAD_REQUEST, "a member's id and its peer URLs are wanted".to_owned());
+        return (StatusCode::BAD_REQUEST, "a member's id, the learner's, and peer URLs are wanted".to_owned());
     };
     match core.member_replace(&asked).await {
-        Ok(learner) => (StatusCode::OK, format!("{learner:x}")),
-        Err(error) if error.may_pass() => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        Err(error) => (StatusCode::CONFLICT, error.to_string()),
+        Ok(()) => (StatusCode::OK, format!("{:x}", asked.new)),
+        Err(error) => (error.status(), error.to_string()),
     }
 }
 

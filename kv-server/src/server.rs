@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -65,10 +65,12 @@ pub enum StartError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// What it holds cannot be recovered.
-    #[error("cannot start from data directory {path}: {source}{cure}", cure = cure(.source))]
+    #[error("cannot start from data directory {path}: {source}{cure}", cure = if *.others { cure(.source) } else { "" })]
     Recover {
         /// The directory.
         path: PathBuf,
+        /// Whether other members may have it.
+        others: bool,
         /// Why not.
         source: RecoverError,
     },
@@ -108,7 +110,8 @@ impl StartError {
     fn is_damage(&self) -> bool {
         match self {
             Self::Recover { source, .. } => source.is_damage(),
-            Self::DataDir(DataDirError::LogGone { .. }) => true,
+            // An empty one may be where a volume is not mounted.
+            Self::DataDir(DataDirError::LogGone { path }) => !path.join("log").exists(),
             _ => false,
         }
     }
@@ -116,7 +119,11 @@ impl StartError {
 
 /// What can be done about it, beside what the error says itself.
 fn cure(source: &RecoverError) -> &'static str {
-    if source.is_damage() { "; --resync-from-cluster does this by itself" } else { "" }
+    if source.is_damage() {
+        "; in a cluster, start it with --resync-from-cluster to have the others send it everything"
+    } else {
+        ""
+    }
 }
 
 /// A running member. Dropping it does not stop it cleanly: use [`Server::shutdown`].
@@ -145,17 +152,9 @@ struct Running {
 
 /// What the disk held, and where its results go.
 struct Recovered {
-    data_dir: DataDir,
+    data_dir: Arc<Mutex<DataDir>>,
     disk: Arc<RealDisk>,
     replica: Replica<Machine, FileLog<RealDisk>>,
-}
-
-impl Recovered {
-    /// Whether the member has a vote, as far as it knows.
-    fn votes(&self) -> bool {
-        let own = self.data_dir.identity().member_id;
-        self.replica.machine.store().view().members().get(own).is_some_and(|own| !own.is_learner)
-    }
 }
 
 impl Server {
@@ -175,12 +174,12 @@ impl Server {
         let (applied, applied_seen) = watch::channel(0);
         let recovered = recover_or_resync(&config, identity, genesis, (&completions, applied), logger).await?;
         log_recovery(logger, &recovered, started.elapsed());
-        let catches_up = recovered.data_dir.resync() == Some(Resync::CatchingUp);
+        let data_dir = Arc::clone(&recovered.data_dir);
 
         let mut running = Running::begin(&config, recovered, (completions, inbox), applied_seen, logger)?;
         running.serve_peers(&config, peer_sockets, logger);
         let begun = tokio::select! {
-            begun = begin(&running.core, &config, catches_up, logger) => begun,
+            begun = begin(&running.core, &config, data_dir, logger) => begun,
             _ = running.left.wait_for(|left| *left) => Err(StartError::Removed),
         };
         if let Err(error) = begun {
@@ -240,7 +239,7 @@ impl Running {
         logger: &Logger,
     ) -> Result<Self, StartError> {
         let Recovered { data_dir, disk, replica } = recovered;
-        let (identity, epoch) = (data_dir.identity(), replica.epoch);
+        let (identity, epoch) = (locked(&data_dir).identity(), replica.epoch);
         let metrics = Metrics::new(&Names {
             server_version: config.report_version.server(),
             cluster_version: config.report_version.cluster(),
@@ -407,7 +406,7 @@ fn limits(config: &Config) -> Result<Limits, StartError> {
         learners_max: config.max_learners,
         strict_reconfig_check: config.strict_reconfig_check,
         quota_bytes: config.quota_backend_bytes,
-        request_timeout: REQUEST_TIMEOUT_BASE + 2 * config.election_timeout,
+        request_timeout: request_timeout(config),
         election_timeout: config.election_timeout,
         heartbeat_interval: config.heartbeat_interval,
         lease_ttl_min: lease_ttl_min(config.election_timeout),
@@ -442,6 +441,11 @@ pub(crate) fn initial_members(config: &Config) -> (Vec<Member>, Identity) {
     (members, Identity { cluster_id: ids::cluster_id(&ids), member_id: own })
 }
 
+/// How long a call waits for the log.
+pub(crate) fn request_timeout(config: &Config) -> Duration {
+    REQUEST_TIMEOUT_BASE + 2 * config.election_timeout
+}
+
 /// How the log of a member is laid out.
 pub(crate) fn log_options(Identity { cluster_id, member_id }: Identity) -> LogOptions {
     LogOptions::new(LogIds { cluster_id, member_id })
@@ -457,18 +461,39 @@ async fn recover_or_resync(
 ) -> Result<Recovered, StartError> {
     let machine = |store| Machine::new(store, completions.clone(), applied.clone());
     let damage = match recover_beside(config, identity, machine(genesis), logger).await {
-        Err(error) if config.resync_from_cluster && error.is_damage() => error,
+        Err(error) if config.resync_from_cluster && error.is_damage() => error.to_string(),
         Ok(recovered) => {
-            if config.resync_from_cluster && !recovered.replica.report.fresh && recovered.data_dir.resync().is_none() {
-                warn!(logger, "--resync-from-cluster has nothing to do: this member's log and snapshot are whole");
+            let resync = locked(&recovered.data_dir).resync();
+            match resync {
+                // What was damaged is whole again, too late: the others have begun to replace it.
+                Some(Resync::Asked { new, .. }) if config.resync_from_cluster && is_known(config, new).await => {
+                    "the others have begun to replace this member".to_owned()
+                }
+                _ => {
+                    if config.resync_from_cluster && !recovered.replica.report.fresh && resync.is_none() {
+                        warn!(
+                            logger,
+                            "--resync-from-cluster has nothing to do: this member's log and snapshot are whole"
+                        );
+                    }
+                    return Ok(recovered);
+                }
             }
-            return Ok(recovered);
         }
         Err(error) => return Err(error),
     };
-    warn!(logger, "re-syncing from the cluster"; "error" => %damage);
+    warn!(logger, "re-syncing from the cluster"; "error" => damage);
     let identity = resync::begin_anew(config, logger).await?;
     recover_beside(config, identity, machine(Store::newcomer()), logger).await
+}
+
+/// Whether the others have a member with this id.
+async fn is_known(config: &Config, id: u64) -> bool {
+    join::reach_others(config).await.iter().any(|(_, other)| other.members.iter().any(|member| member.id == id))
+}
+
+fn locked(data_dir: &Mutex<DataDir>) -> MutexGuard<'_, DataDir> {
+    data_dir.lock().expect("nobody panics with it")
 }
 
 /// Recovers on a thread beside the runtime's: it reads all that there is.
@@ -491,14 +516,13 @@ fn recover_member(config: &Config, new: Identity, genesis: Machine, logger: &Log
     let sync = if config.unsafe_no_fsync { SyncMode::UnsafeNone } else { SyncMode::Fsync };
     let disk = Arc::new(RealDisk::new(data_dir.path(), sync));
     let options = RecoverOptions { log: log_options(data_dir.identity()), tail: TailLimits::default() };
-    let replica = recover(&disk, &options, genesis)
-        .map_err(|source| StartError::Recover { path: config.data_dir.clone(), source })?;
+    let replica = recover(&disk, &options, genesis).map_err(|source| StartError::Recover {
+        path: config.data_dir.clone(),
+        others: config.initial_cluster.len() > 1,
+        source,
+    })?;
     data_dir.note_log()?;
-    let mut recovered = Recovered { data_dir, disk, replica };
-    if recovered.data_dir.resync().is_some() && recovered.votes() {
-        recovered.data_dir.end_resync()?;
-    }
-    Ok(recovered)
+    Ok(Recovered { data_dir: Arc::new(Mutex::new(data_dir)), disk, replica })
 }
 
 fn force_new_cluster(data_dir: &mut DataDir, config: &Config, logger: &Logger) -> Result<(), StartError> {
@@ -514,7 +538,7 @@ fn force_new_cluster(data_dir: &mut DataDir, config: &Config, logger: &Logger) -
 
 /// One line that says what was there, and what it has come to.
 fn log_recovery(logger: &Logger, Recovered { data_dir, replica, .. }: &Recovered, took: Duration) {
-    let identity = data_dir.identity();
+    let identity = locked(data_dir).identity();
     let (view, report) = (replica.machine.store().view(), &replica.report);
     let what = if report.fresh { "started a new member" } else { "recovered" };
     info!(logger, "{}", what;
@@ -554,7 +578,7 @@ fn driver_config(config: &Config, identity: Identity, epoch: u64) -> Result<Driv
 struct EventHandler {
     completions: mpsc::UnboundedSender<Completion>,
     config: Arc<Config>,
-    data_dir: DataDir,
+    data_dir: Arc<Mutex<DataDir>>,
     peers: Arc<Peers>,
     leads: watch::Sender<Leader>,
     leaves: watch::Sender<bool>,
@@ -601,11 +625,26 @@ fn abort(config: &Config, error: &str) -> ! {
 }
 
 /// What is done before clients are served.
-async fn begin(core: &Arc<Core>, config: &Config, catches_up: bool, logger: &Logger) -> Result<(), StartError> {
+async fn begin(
+    core: &Arc<Core>,
+    config: &Config,
+    data_dir: Arc<Mutex<DataDir>>,
+    logger: &Logger,
+) -> Result<(), StartError> {
     publish(core, config, logger).await?;
-    if catches_up {
-        resync::have_a_vote(core, logger).await.map_err(StartError::Publish)?;
+    let resync = locked(&data_dir).resync();
+    match resync {
+        Some(Resync::CatchingUp) => {
+            resync::have_a_vote(core, logger).await.map_err(StartError::Publish)?;
+            locked(&data_dir).end_resync()?;
+        }
+        // The cluster, which knows this member, has nobody who is to replace it.
+        Some(Resync::Asked { new, .. }) if core.views.load().members().get(new).is_none() => {
+            locked(&data_dir).take_back_resync()?;
+        }
+        _ => {}
     }
+    drop(data_dir);
     if config.initial_corrupt_check {
         corruption::check_initially(core, logger).await?;
     }

@@ -88,7 +88,7 @@ impl Core {
     }
 
     /// Changes the membership once no other change is on its way; the members then.
-    async fn reconfigure(&self, change: ConfChange, body: &Body<'_>) -> Result<Members, ApiError> {
+    pub(super) async fn reconfigure(&self, change: ConfChange, body: &Body<'_>) -> Result<Members, ApiError> {
         // Raft knows no member 0.
         if let ConfChange::Remove(0) | ConfChange::AddVoter(0) = change {
             return Err(ApiError::MemberNotFound);

@@ -8,7 +8,7 @@ use kv_server::proto::etcdserverpb::{
 };
 
 use crate::cluster::{Cluster, put_at_last};
-use crate::harness::{Process, poll, prefix};
+use crate::harness::{Process, http, poll, prefix};
 
 const RESYNC: &str = "--resync-from-cluster";
 /// A change is taken however short the others have been connected: the tests need not wait for 5 s.
@@ -130,16 +130,7 @@ async fn a_resync_may_be_killed_at_any_point() {
     cluster.agree().await;
     cluster.kill(2);
     flip(&cluster.dir(2));
-    // It asks, and is killed before the answer, which cannot come.
-    let leader = cluster.leader().await;
-    cluster.member(leader).freeze(true);
-    let process = cluster.begin_with(2, &[RESYNC]);
-    let marker = cluster.dir(2).join("member");
-    let is_asked = || fs::read_to_string(&marker).unwrap().contains("resync = asked").then_some(());
-    poll("the others to be asked", is_asked);
-    process.kill();
-    cluster.member(leader).freeze(false);
-    cluster.leader().await;
+    ask_in_vain(&mut cluster, 2).await;
     // As soon as it begins, then once it was replaced, once it has begun anew, once it has the log.
     for message in [
         "re-syncing from the cluster",
@@ -215,7 +206,88 @@ async fn learners_and_those_removed_are_not_replaced() {
     cluster.kill(nth);
     flip(&cluster.dir(nth));
     clients.cluster.member_remove(MemberRemoveRequest { id: learner }).await.unwrap();
-    let line = refused(cluster.begin_with(nth, &[RESYNC]));
-    assert!(line.contains(&format!("member {learner:x} has been permanently removed from the cluster")), "{line}");
-    assert_eq!(list(&cluster, 1).await.len(), 2);
+    // However often it asks.
+    for _ in 0..2 {
+        let line = refused(cluster.begin_with(nth, &[RESYNC]));
+        assert!(line.contains(&format!("member {learner:x} has been permanently removed from the cluster")), "{line}");
+        assert!(line.contains("nothing was changed"), "{line}");
+        assert_eq!(list(&cluster, 1).await.len(), 2);
+    }
+}
+
+/// It asks, and is killed before the answer, which cannot come; what its marker says then.
+async fn ask_in_vain(cluster: &mut Cluster, nth: usize) -> String {
+    let leader = cluster.leader().await;
+    cluster.member(leader).freeze(true);
+    let process = cluster.begin_with(nth, &[RESYNC]);
+    let marker = cluster.dir(nth).join("member");
+    let asked = || fs::read_to_string(&marker).ok().filter(|text| text.contains("resync = asked"));
+    let asked = poll("the others to be asked", asked);
+    process.kill();
+    cluster.member(leader).freeze(false);
+    cluster.leader().await;
+    asked
+}
+
+/// A question whose answer nobody heard is no reason to take in whom somebody removed since.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_removed_after_it_asked_stays_removed() {
+    let mut cluster = Cluster::start(3, AT_ONCE);
+    put_some(&cluster, 0, "before").await;
+    let victim = (cluster.leader().await + 1) % 3;
+    let old = id(&cluster, victim).await;
+    cluster.agree().await;
+    cluster.kill(victim);
+    flip(&cluster.dir(victim));
+    ask_in_vain(&mut cluster, victim).await;
+    let through = (victim + 1) % 3;
+    // What it asked for may be there: an operator removes that as well.
+    for member in list(&cluster, through).await {
+        if member.is_learner || member.id == old {
+            let mut clients = cluster.clients(through).await;
+            clients.cluster.member_remove(MemberRemoveRequest { id: member.id }).await.unwrap();
+        }
+    }
+    for _ in 0..3 {
+        refused(cluster.begin_with(victim, &[RESYNC]));
+        assert_eq!(list(&cluster, through).await.len(), 2);
+    }
+    assert!(!cluster.dir(victim).join("damaged-1").exists());
+}
+
+/// The others have replaced it, which it never heard, and then its disk reads again: the same command goes on all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_whole_again_too_late_goes_on() {
+    let mut cluster = Cluster::start(3, AT_ONCE);
+    put_some(&cluster, 0, "before").await;
+    let victim = (cluster.leader().await + 1) % 3;
+    let old = id(&cluster, victim).await;
+    cluster.agree().await;
+    cluster.kill(victim);
+    flip(&cluster.dir(victim));
+    let marker = ask_in_vain(&mut cluster, victim).await;
+    let field = |name: &str| marker.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+    let body = format!(
+        r#"{{"new": "{}", "peerURLs": ["{}"], "catchesUp": false}}"#,
+        field("new-member-id = "),
+        cluster.peer_url(victim)
+    );
+    let through = (victim + 1) % 3;
+    let address = cluster.peer_url(through).strip_prefix("http://").unwrap().parse().unwrap();
+    let request = format!(
+        "POST /members/replace/{old:x} HTTP/1.1\r\nhost: h\r\nx-etcd-cluster-id: {:x}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        cluster.status(through).await.header.unwrap().cluster_id,
+        body.len()
+    );
+    // Twice is as once.
+    for _ in 0..2 {
+        poll("the others to replace it", || http(address, &request).head.contains(" 200 ").then_some(()));
+    }
+    flip(&cluster.dir(victim));
+    let (status, lines) = cluster.begin(victim).wait();
+    assert!(!status.success() || lines.iter().any(|line| line.contains("removed")), "{lines:#?}");
+    cluster.revive_with(victim, &[RESYNC]);
+    is_complete(&cluster).await;
+    assert_eq!(id(&cluster, victim).await, u64::from_str_radix(&field("new-member-id = "), 16).unwrap());
+    assert!(cluster.dir(victim).join("damaged-1/log").exists());
 }
