@@ -184,6 +184,25 @@ async fn without_a_quorum_of_the_others_nothing_is_given_up() {
     assert!(!cluster.dir(1).join("damaged-1").exists() && cluster.dir(2).join("damaged-1").exists());
 }
 
+/// A volume that is not mounted looks like that: it comes back, and so must the member's id.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_log_directory_is_not_given_up() {
+    let mut cluster = Cluster::start(3, AT_ONCE);
+    put_some(&cluster, 0, "before").await;
+    let old = id(&cluster, 2).await;
+    cluster.kill(2);
+    let (log, volume) = (cluster.dir(2).join("log"), cluster.dir(2).join("damaged-9"));
+    fs::rename(&log, &volume).unwrap();
+    fs::create_dir(&log).unwrap();
+    let line = refused(cluster.begin_with(2, &[RESYNC]));
+    assert!(line.contains("its log is gone") && line.contains("not mounted"), "{line}");
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&volume, &log).unwrap();
+    cluster.revive_with(2, &[RESYNC]);
+    is_complete(&cluster).await;
+    assert_eq!(id(&cluster, 2).await, old);
+}
+
 /// A re-sync makes voters of voters, and of nobody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn learners_and_those_removed_are_not_replaced() {
