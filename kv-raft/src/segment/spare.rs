@@ -9,6 +9,10 @@ use super::WINDOW_BYTES;
 use crate::disk::{Disk, DiskFile};
 use crate::log_store::LogError;
 
+/// How much of a new segment is written between two syncs. The disk is the log's as well: a batch that is synced meanwhile may have to wait
+/// for all that was written before.
+const FILL_BYTES: u64 = 1 << 20;
+
 /// A segment that should be prepared ahead of need. Made by [`FileLog::spare_wanted`](crate::FileLog::spare_wanted).
 #[derive(Debug, Clone)]
 pub struct SpareSpec {
@@ -107,6 +111,9 @@ fn fill<F: DiskFile>(file: &mut F, path: &str, bytes: u64, tag: &Tag) -> Result<
         let len = usize::try_from(bytes - at).map_or(block.len(), |left| left.min(block.len()));
         file.write_all_at(&block[..len], at).map_err(LogError::io("write", path))?;
         at += len as u64;
+        if at.is_multiple_of(FILL_BYTES) {
+            file.sync().map_err(LogError::io("sync", path))?;
+        }
     }
     Ok(())
 }
