@@ -114,6 +114,14 @@ impl Reads {
         }
     }
 
+    /// Nobody who waits is going to hear anything.
+    pub(crate) fn give_up(&self) {
+        let mut rounds = self.lock();
+        let waiting = [rounds.asked.take(), rounds.next.take()];
+        drop(rounds);
+        waiting.into_iter().flatten().for_each(|round| round.finish(Err(ApiError::Stopped)));
+    }
+
     fn lock(&self) -> MutexGuard<'_, Rounds> {
         self.rounds.lock().expect("nothing panics while it holds the rounds")
     }
@@ -175,5 +183,8 @@ mod tests {
         let third = asks(&reads);
         reads.finish(2, Ok(3), |_| panic!("nobody waits"));
         assert_eq!(third.wait().await, Ok(3));
+        let (fourth, fifth) = (asks(&reads), asks(&reads));
+        reads.give_up();
+        assert_eq!((fourth.wait().await, fifth.wait().await), (Err(ApiError::Stopped), Err(ApiError::Stopped)));
     }
 }

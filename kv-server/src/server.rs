@@ -178,9 +178,11 @@ impl Server {
 
         let mut running = Running::begin(&config, recovered, (completions, inbox), applied_seen, logger)?;
         running.serve_peers(&config, peer_sockets, logger);
+        // Whoever has left hears of nothing else any more: that it has left comes first.
         let begun = tokio::select! {
-            begun = begin(&running.core, &config, data_dir, logger) => begun,
+            biased;
             _ = running.left.wait_for(|left| *left) => Err(StartError::Removed),
+            begun = begin(&running.core, &config, data_dir, logger) => begun,
         };
         if let Err(error) = begun {
             running.stop().await;
@@ -274,7 +276,7 @@ impl Running {
         let (driver, driver_thread) = Driver::start(driver_config, replica, Arc::clone(&disk), logger, on_event);
         peers.attach(driver.clone());
         let waiters = Arc::new(Waiters::default());
-        tokio::spawn(waiters::run(Arc::clone(&waiters), driver.clone(), inbox));
+        tokio::spawn(waiters::run(Arc::clone(&waiters), driver.clone(), inbox, left.clone()));
         let core = Arc::new(Core {
             cluster_id: identity.cluster_id,
             member_id: identity.member_id,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use kv_codec::command::set_seq;
 use kv_raft::{Handle, Input, ProposeError, RejectReason};
 use kv_store::Applied;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::reads::Reads;
 use crate::status::ApiError;
@@ -114,6 +114,13 @@ impl Waiters {
         lock(&self.writes).waiting.len()
     }
 
+    /// Nobody who waits is going to hear anything.
+    fn give_up(&self) {
+        let waiting: Vec<_> = lock(&self.writes).waiting.keys().copied().collect();
+        wake(&self.writes, waiting.into_iter().map(|number| (number, Err(ApiError::Stopped))));
+        self.reads.give_up();
+    }
+
     fn complete(&self, completion: Completion, driver: &Handle) {
         let ask = |number| driver.input(Input::Read(number)).map_err(not_queued);
         match completion {
@@ -182,10 +189,27 @@ pub(crate) fn not_queued(error: ProposeError) -> ApiError {
     }
 }
 
-/// Wakes calls as the driver's thread says, until it is gone.
-pub(crate) async fn run(waiters: Arc<Waiters>, driver: Handle, mut completions: mpsc::UnboundedReceiver<Completion>) {
-    while let Some(completion) = completions.recv().await {
-        waiters.complete(completion, &driver);
+/// Wakes calls as the driver's thread says, until it is gone. Once this member has `left` its cluster, nothing is heard of what it asked
+/// for: whoever still waits then is told so, after all that was heard before.
+pub(crate) async fn run(
+    waiters: Arc<Waiters>,
+    driver: Handle,
+    mut completions: mpsc::UnboundedReceiver<Completion>,
+    mut left: watch::Receiver<bool>,
+) {
+    let mut has_left = false;
+    loop {
+        tokio::select! {
+            biased;
+            completion = completions.recv() => match completion {
+                Some(completion) => waiters.complete(completion, &driver),
+                None => return,
+            },
+            Ok(_) = left.wait_for(|left| *left), if !has_left => {
+                has_left = true;
+                waiters.give_up();
+            }
+        }
     }
 }
 
