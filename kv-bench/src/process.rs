@@ -150,9 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn what_threads_took_only_grows() {
-        let before = time_of_threads(std::process::id()).unwrap();
-        assert!(!before.is_zero());
+    fn threads_have_taken_time() {
+        assert!(!time_of_threads(std::process::id()).unwrap().is_zero());
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl fmt::Display for Changed {
         f.write_str(match self {
             Self::No => "nothing was changed",
             Self::Maybe => {
-                "what this member holds was not, but it may have been replaced in the membership, wholly or in part: the same command goes on with that"
+                "what this member holds was not, but it may have been replaced in the membership, wholly or in part: if it was, the same command goes on with that"
             }
         })
     }

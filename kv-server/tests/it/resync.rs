@@ -234,7 +234,7 @@ async fn learners_and_those_removed_are_not_replaced() {
     }
 }
 
-/// It asks, and is killed before the answer, which cannot come; what its marker says then.
+/// A member asks, and is killed before the answer, which cannot come; what its marker says then.
 async fn ask_in_vain(cluster: &mut Cluster, nth: usize) -> String {
     let leader = cluster.leader().await;
     cluster.member(leader).freeze(true);
@@ -248,17 +248,23 @@ async fn ask_in_vain(cluster: &mut Cluster, nth: usize) -> String {
     asked
 }
 
+/// One of three members is damaged and asks in vain: its place, its id, and what its marker says then.
+async fn asked_in_vain() -> (Cluster, usize, u64, String) {
+    let mut cluster = Cluster::start(3, AT_ONCE);
+    put_some(&cluster, 0, "before").await;
+    let nth = (cluster.leader().await + 1) % 3;
+    let old = id(&cluster, nth).await;
+    cluster.agree().await;
+    cluster.kill(nth);
+    flip(&cluster.dir(nth));
+    let marker = ask_in_vain(&mut cluster, nth).await;
+    (cluster, nth, old, marker)
+}
+
 /// A question whose answer nobody heard is no reason to take in whom somebody removed since.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_removed_after_it_asked_stays_removed() {
-    let mut cluster = Cluster::start(3, AT_ONCE);
-    put_some(&cluster, 0, "before").await;
-    let victim = (cluster.leader().await + 1) % 3;
-    let old = id(&cluster, victim).await;
-    cluster.agree().await;
-    cluster.kill(victim);
-    flip(&cluster.dir(victim));
-    ask_in_vain(&mut cluster, victim).await;
+    let (cluster, victim, old, _) = asked_in_vain().await;
     let through = (victim + 1) % 3;
     // What it asked for may be there: an operator removes that as well.
     for member in list(&cluster, through).await {
@@ -277,14 +283,7 @@ async fn who_was_removed_after_it_asked_stays_removed() {
 /// The others have replaced it, which it never heard, and then its disk reads again: the same command goes on all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_whole_again_too_late_goes_on() {
-    let mut cluster = Cluster::start(3, AT_ONCE);
-    put_some(&cluster, 0, "before").await;
-    let victim = (cluster.leader().await + 1) % 3;
-    let old = id(&cluster, victim).await;
-    cluster.agree().await;
-    cluster.kill(victim);
-    flip(&cluster.dir(victim));
-    let marker = ask_in_vain(&mut cluster, victim).await;
+    let (mut cluster, victim, old, marker) = asked_in_vain().await;
     let field = |name: &str| marker.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
     let body = format!(
         r#"{{"new": "{}", "peerURLs": ["{}"], "catchesUp": false}}"#,
