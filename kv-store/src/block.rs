@@ -1,22 +1,36 @@
 //! One revision of one key, in one allocation.
 
 use std::fmt;
-use std::sync::Arc;
+use std::mem::MaybeUninit;
+
+use triomphe::{Arc, HeaderWithLength, ThinArc, UniqueArc};
 
 use crate::Revision;
 
-/// Bytes before the key: create (8), main (8), version (8), lease (8), sub (4), key length and tombstone bit (4).
-const HEADER_BYTES: usize = 40;
+/// What a block counts for beside its key and its value.
+const HEADER_BYTES: u64 = size_of::<Header>() as u64;
 /// The bit of the key length that says the key was deleted here.
 const TOMBSTONE: u32 = 1 << 31;
 
 /// A key-value pair at one revision, or the key's deletion.
 ///
-/// Cloning copies a pointer. The key map and the history share the same block.
+/// One word, and one allocation. Cloning counts one more owner; what a [`crate::View`] shows of its blocks counts none.
 ///
 /// * A tombstone has no value, no lease, version 0 and create revision 0.
 #[derive(Clone)]
-pub struct Block(Arc<[u8]>);
+pub struct Block(ThinArc<Header, u8>);
+
+/// What stands before the key and the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Header {
+    create: i64,
+    main: i64,
+    version: i64,
+    lease: i64,
+    sub: u32,
+    /// With [`TOMBSTONE`].
+    key_len: u32,
+}
 
 impl Block {
     /// A live pair.
@@ -28,109 +42,113 @@ impl Block {
         key: &[u8],
         value: &[u8],
     ) -> Self {
-        Self::build(revision, create_revision, version, lease, 0, key, value)
+        let Revision { main, sub } = revision;
+        Self::build(Header { create: create_revision, main, version, lease, sub, key_len: key_len(key) }, key, value)
     }
 
     /// A deletion of `key`.
     pub(crate) fn tombstone(revision: Revision, key: &[u8]) -> Self {
-        Self::build(revision, 0, 0, 0, TOMBSTONE, key, b"")
+        let Revision { main, sub } = revision;
+        let key_len = key_len(key) | TOMBSTONE;
+        Self::build(Header { create: 0, main, version: 0, lease: 0, sub, key_len }, key, b"")
     }
 
-    fn build(
-        revision: Revision,
-        create: i64,
-        version: i64,
-        lease: i64,
-        tombstone: u32,
-        key: &[u8],
-        value: &[u8],
-    ) -> Self {
-        let key_len = u32::try_from(key.len()).expect("a key is far shorter than 2 GiB");
-        assert!(key_len & TOMBSTONE == 0, "a key is far shorter than 2 GiB");
-        // An iterator of known length makes the one allocation; a Vec would make a second.
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, HEADER_BYTES + key.len() + value.len()).collect();
-        let out = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
-        out[0..8].copy_from_slice(&create.to_le_bytes());
-        out[8..16].copy_from_slice(&revision.main.to_le_bytes());
-        out[16..24].copy_from_slice(&version.to_le_bytes());
-        out[24..32].copy_from_slice(&lease.to_le_bytes());
-        out[32..36].copy_from_slice(&revision.sub.to_le_bytes());
-        out[36..40].copy_from_slice(&(key_len | tombstone).to_le_bytes());
-        out[HEADER_BYTES..HEADER_BYTES + key.len()].copy_from_slice(key);
-        out[HEADER_BYTES + key.len()..].copy_from_slice(value);
-        Self(bytes)
+    fn build(header: Header, key: &[u8], value: &[u8]) -> Self {
+        let len = key.len() + value.len();
+        let mut made = UniqueArc::from_header_and_uninit_slice(HeaderWithLength::new(header, len), len);
+        let (to_key, to_value) = made.slice.split_at_mut(key.len());
+        fill(to_key, key);
+        fill(to_value, value);
+        // SAFETY: `fill` wrote the bytes of both halves, and there are no others.
+        #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
+        let made = unsafe { made.assume_init_slice_with_header() }; // docs/adr/0016-eras.md
+        Self(Arc::into_thin(made.shareable()))
     }
 
-    fn i64_at(&self, at: usize) -> i64 {
-        i64::from_le_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
-    }
-
-    fn u32_at(&self, at: usize) -> u32 {
-        u32::from_le_bytes(self.0[at..at + 4].try_into().expect("four bytes"))
+    fn header(&self) -> &Header {
+        &self.0.header.header
     }
 
     fn key_end(&self) -> usize {
-        HEADER_BYTES + (self.u32_at(36) & !TOMBSTONE) as usize
+        (self.header().key_len & !TOMBSTONE) as usize
     }
 
     /// The key.
     #[must_use]
     pub fn key(&self) -> &[u8] {
-        &self.0[HEADER_BYTES..self.key_end()]
+        &self.0.slice[..self.key_end()]
     }
 
     /// The value; empty for a tombstone.
     #[must_use]
     pub fn value(&self) -> &[u8] {
-        &self.0[self.key_end()..]
+        &self.0.slice[self.key_end()..]
     }
 
     /// The revision at which the key was last created; 0 for a tombstone.
     #[must_use]
     pub fn create_revision(&self) -> i64 {
-        self.i64_at(0)
+        self.header().create
     }
 
     /// The revision of this change.
     #[must_use]
     pub fn mod_revision(&self) -> i64 {
-        self.i64_at(8)
+        self.header().main
     }
 
     /// The revision of this change and its place within it.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        Revision { main: self.mod_revision(), sub: self.u32_at(32) }
+        Revision { main: self.header().main, sub: self.header().sub }
     }
 
     /// How many times the key was put since it was created; 0 for a tombstone.
     #[must_use]
     pub fn version(&self) -> i64 {
-        self.i64_at(16)
+        self.header().version
     }
 
     /// The lease the key is attached to; 0 for none.
     #[must_use]
     pub fn lease(&self) -> i64 {
-        self.i64_at(24)
+        self.header().lease
     }
 
     /// Whether the key was deleted here.
     #[must_use]
     pub fn is_tombstone(&self) -> bool {
-        self.u32_at(36) & TOMBSTONE != 0
+        self.header().key_len & TOMBSTONE != 0
     }
 
     /// How many own it.
     #[cfg(test)]
     pub(crate) fn owners(&self) -> usize {
-        Arc::strong_count(&self.0)
+        ThinArc::strong_count(&self.0)
+    }
+
+    /// Whether both are one allocation.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.as_ptr() == other.0.as_ptr()
     }
 
     /// The bytes it takes, the allocation's own header aside.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.len() as u64
+        HEADER_BYTES + self.0.slice.len() as u64
+    }
+}
+
+fn key_len(key: &[u8]) -> u32 {
+    let len = u32::try_from(key.len()).ok().filter(|len| len & TOMBSTONE == 0);
+    len.expect("a key is far shorter than 2 GiB")
+}
+
+/// Writes all of `to`, which is as long as `from`.
+fn fill(to: &mut [MaybeUninit<u8>], from: &[u8]) {
+    assert_eq!(to.len(), from.len(), "a byte for each place");
+    for (to, from) in to.iter_mut().zip(from) {
+        to.write(*from);
     }
 }
 
@@ -150,7 +168,7 @@ impl fmt::Debug for Block {
 
 impl PartialEq for Block {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+        self.is_same(other) || (self.header() == other.header() && self.0.slice == other.0.slice)
     }
 }
 

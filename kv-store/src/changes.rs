@@ -37,19 +37,15 @@ impl<'v> Changes<'v> {
     /// To keep the value or the lease of a key that is not there (any more: an earlier change may have deleted it) is to put what
     /// the command says.
     pub(crate) fn put(&mut self, put: &Put<'_>) -> Option<Block> {
-        // A key that is not alive is found and put in one step: in a large store finding it takes most of the time.
-        let born = Block::put(self.next, self.next.main, 1, put.lease, put.key, put.value);
-        let Some(live) = self.view.set_live(&born) else {
-            let deleted = self.view.latest_deletion(put.key).cloned();
-            self.insert(born, deleted);
-            return None;
-        };
-        let lease = if put.ignore_lease { live.lease() } else { put.lease };
-        let value = if put.ignore_value { live.value() } else { put.value };
-        let block = Block::put(self.next, live.create_revision(), live.version() + 1, lease, put.key, value);
-        self.view.set_live(&block);
-        self.insert(block, Some(live.clone()));
-        Some(live)
+        let revision = self.next();
+        self.view.put(put.key, |live| {
+            let Some(live) = live else {
+                return Block::put(revision, revision.main, 1, put.lease, put.key, put.value);
+            };
+            let lease = if put.ignore_lease { live.lease() } else { put.lease };
+            let value = if put.ignore_value { live.value() } else { put.value };
+            Block::put(revision, live.create_revision(), live.version() + 1, lease, put.key, value)
+        })
     }
 
     /// Deletes a range. Returns what was there, in key order.
@@ -63,15 +59,17 @@ impl<'v> Changes<'v> {
     /// Deletes what is there.
     pub(crate) fn delete(&mut self, blocks: &[Block]) {
         for block in blocks {
-            let tombstone = Block::tombstone(self.next, block.key());
-            self.insert(tombstone, Some(block.clone()));
+            let tombstone = Block::tombstone(self.next(), block.key());
+            self.view.delete(block, tombstone);
         }
     }
 
-    fn insert(&mut self, block: Block, previous: Option<Block>) {
-        self.view.revision = self.next.main;
-        self.view.insert(block, previous);
-        self.next.sub = self.next.sub.checked_add(1).expect("a store holds far fewer than 2^32 keys");
+    /// The place of the next change, which is made.
+    fn next(&mut self) -> Revision {
+        let next = self.next;
+        self.view.revision = next.main;
+        self.next.sub = next.sub.checked_add(1).expect("a store holds far fewer than 2^32 keys");
+        next
     }
 }
 

@@ -130,7 +130,7 @@ impl View {
         let Hashing { mut hasher, mut next } =
             begun.unwrap_or_else(|| Hashing { hasher: KvHasher::new(previous, revision), next: Revision::default() });
         let mut spent = 0;
-        let mut left = self.history.range(next..=Revision::last_of(revision));
+        let mut left = self.trees.changes(next, revision);
         while spent < budget {
             let Some(block) = left.next() else {
                 Arc::make_mut(&mut self.compactions)[at].hash = Some(hasher.finish());
@@ -156,7 +156,7 @@ impl View {
         }
         let target = self.purge.target;
         let last = if is_planted(Bug::PurgeVisible) { target + 1 } else { target };
-        let left = self.history.range(self.purge.next..=Revision::last_of(last));
+        let left = self.trees.changes(self.purge.next, last);
         let step = STEP_REVISIONS.min(budget);
         let blocks: Vec<Block> = left.take(step).cloned().collect();
         for block in &blocks {

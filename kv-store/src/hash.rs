@@ -47,8 +47,7 @@ impl View {
 
     fn hash_since(&self, compacted: i64, revision: i64) -> u32 {
         let mut hasher = KvHasher::new(compacted, revision);
-        let all = Revision::default()..=Revision::last_of(revision);
-        self.history.range(all).for_each(|block| hasher.add(self, block));
+        self.trees.changes(Revision::default(), revision).for_each(|block| hasher.add(self, block));
         hasher.finish()
     }
 

@@ -25,8 +25,10 @@
 //! * Nothing inside `apply` takes time that grows with the store, only with its logarithm and the command. A compaction moves a
 //!   number; `purge` does the work, as little at a time as its caller asks for.
 //! * What was purged shows nowhere: not in a read, a hash or a snapshot, only in [`ByteCounts::history`].
+//! * What a view shows is there as long as the view, whatever is purged. A [`Block`] that is cloned out of it may outlive it.
 //!
 //! # Caveats
+//! * A view that is held keeps all that is purged meanwhile.
 //! * A range at an earlier revision passes over keys that lived at another time and whose history is kept.
 //! * A range that sorts or filters visits all its keys, whatever its limit.
 //!
@@ -54,10 +56,8 @@ mod alarm;
 mod block;
 mod changes;
 mod compaction;
-mod counts;
 mod error;
 mod hash;
-mod history;
 mod key_range;
 mod lease;
 mod lessor;
@@ -67,6 +67,7 @@ mod restore;
 mod revision;
 mod snapshot;
 mod store;
+mod trees;
 mod txn;
 mod view;
 mod walk;

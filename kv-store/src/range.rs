@@ -2,7 +2,7 @@
 
 use crate::{Block, KeyRange, ReadError, View};
 
-/// So many keys behind a limit are counted by walking on: that costs less than to look the count up.
+/// At an earlier revision, so many keys behind a limit are counted by walking on: that costs less than to look the count up.
 const COUNTED_KEYS: usize = 64;
 
 /// By what a range is sorted.
@@ -140,9 +140,9 @@ impl View {
         let mut found = self.walk(&query.range, revision, None);
         if query.is_plain() {
             let kvs: Vec<_> = found.by_ref().take(query.limit()).collect();
-            let next = found.by_ref().take(COUNTED_KEYS).count();
-            let taken = kvs.len() + next;
-            let count = if next < COUNTED_KEYS { taken as u64 } else { self.count(&query.range, revision) };
+            let next = found.left().unwrap_or_else(|| found.by_ref().take(COUNTED_KEYS).count());
+            let is_whole = revision == self.revision || next < COUNTED_KEYS;
+            let count = if is_whole { (kvs.len() + next) as u64 } else { self.count(&query.range, revision) };
             return Ok(Ranged { count, more: next > 0, kvs });
         }
         let mut count = 0;

@@ -18,17 +18,15 @@
 //! The stream is cut into chunks at any byte; checksums are the business of whoever stores or sends them.
 
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use im::OrdSet;
 use kv_codec::DecodeError;
 use kv_codec::command::{AlarmKind, FIELD_BYTES_MAX};
 use kv_codec::member::Member;
 use kv_codec::varint::{Reader, put_bytes, put_u64};
 
 use crate::compaction::{COMPACTIONS_KEPT, Compaction, Purge};
-use crate::history::History;
-use crate::view::{Latest, Superseded};
+use crate::trees::{self, Trees};
 use crate::walk::Merged;
 use crate::{Alarms, Block, ByteCounts, Lease, Leases, Members, Revision, View};
 
@@ -50,9 +48,9 @@ impl View {
         let is_purged = self.is_purged();
         let shows = move |block: &&Block| is_purged || !self.hides(block);
         let latest = || Merged::new(self, (Bound::Unbounded, Bound::Unbounded)).filter(shows);
-        let superseded = || self.superseded.iter().map(|superseded| &superseded.0).filter(shows);
+        let superseded = || self.trees.superseded().filter(shows);
         let counts = if is_purged {
-            (self.live.len() + self.dead.len(), self.superseded.len())
+            (self.trees.live().len() + self.trees.dead().len(), self.trees.superseded_len())
         } else {
             (latest().count(), superseded().count())
         };
@@ -151,9 +149,8 @@ struct Loading {
     leases_left: u64,
     latest_left: u64,
     superseded_left: u64,
-    /// The last key that came.
-    last: Option<Block>,
-    history: Vec<Block>,
+    /// Those of the view, once all blocks are in.
+    trees: trees::Loading,
 }
 
 impl SnapshotLoader {
@@ -182,17 +179,13 @@ impl SnapshotLoader {
     /// # Errors
     /// [`DecodeError`] when the stream ended early, or two blocks have one revision.
     pub fn finish(self) -> Result<View, DecodeError> {
-        let mut loading = self.state.ok_or(DecodeError::Truncated("snapshot header"))?;
+        let loading = self.state.ok_or(DecodeError::Truncated("snapshot header"))?;
         if loading.leases_left > 0 || loading.latest_left > 0 || loading.superseded_left > 0 || !self.pending.is_empty()
         {
             return Err(DecodeError::Truncated("snapshot"));
         }
-        loading.history.sort_by_cached_key(Block::revision);
-        if !loading.history.is_sorted_by(|a, b| a.revision() < b.revision()) {
-            return Err(DecodeError::Invalid("two changes at one revision"));
-        }
-        loading.view.history = History::of(loading.history);
-        Ok(loading.view)
+        let trees = loading.trees.finish().ok_or(DecodeError::Invalid("two changes at one revision"))?;
+        Ok(View { trees, ..loading.view })
     }
 }
 
@@ -235,50 +228,42 @@ impl Loading {
         if block.is_tombstone() && block.mod_revision() < self.view.compact_revision {
             return Err(HIDDEN);
         }
-        if self.last.as_ref().is_some_and(|last| last.key() >= block.key()) {
+        if self.trees.last().is_some_and(|last| last.key() >= block.key()) {
             return Err(DecodeError::Invalid("order of snapshot keys"));
         }
-        self.last = Some(block.clone());
         self.latest_left -= 1;
-        if block.is_tombstone() {
-            self.view.dead.insert(Latest(block.clone()));
-        } else {
+        if !block.is_tombstone() {
             if block.lease() != 0 && self.view.leases.get(block.lease()).is_none() {
                 return Err(DecodeError::Invalid("lease of a key"));
             }
             self.view.leases.follow(None, &block);
             self.view.bytes.live += block.bytes();
-            self.view.live.insert(Latest(block.clone()));
         }
-        self.add_history(block);
+        self.view.bytes.history += block.bytes();
+        self.trees.add_latest(block);
         Ok(())
     }
 
     fn add_superseded(&mut self, block: Block) -> Result<(), DecodeError> {
-        let superseded = Superseded(block.clone());
-        if self.view.superseded.get_max().is_some_and(|last| *last >= superseded) {
+        let last = self.trees.last_superseded();
+        if last.is_some_and(|last| (last.key(), last.revision()) >= (block.key(), block.revision())) {
             return Err(DecodeError::Invalid("order of snapshot revisions"));
         }
-        let latest = self.view.latest(block.key()).filter(|latest| latest.revision() > block.revision());
+        let latest = self.trees.latest(block.key()).filter(|latest| latest.revision() > block.revision());
         let latest = latest.ok_or(DecodeError::Invalid("superseded revision"))?;
         // The blocks of a key are neighbours: of those at or below the compaction, only the last can be left.
         let compacted = self.view.compact_revision;
         let is_hidden = |block: &Block, next: &Block| {
             next.mod_revision() <= compacted || (block.is_tombstone() && block.mod_revision() < compacted)
         };
-        let before = self.view.superseded.get_max().filter(|before| before.0.key() == block.key());
-        if is_hidden(&block, latest) || before.is_some_and(|before| is_hidden(&before.0, &block)) {
+        let before = last.filter(|before| before.key() == block.key());
+        if is_hidden(&block, latest) || before.is_some_and(|before| is_hidden(before, &block)) {
             return Err(HIDDEN);
         }
-        self.view.superseded.insert(superseded);
         self.superseded_left -= 1;
-        self.add_history(block);
-        Ok(())
-    }
-
-    fn add_history(&mut self, block: Block) {
         self.view.bytes.history += block.bytes();
-        self.history.push(block);
+        self.trees.add_superseded(block);
+        Ok(())
     }
 }
 
@@ -314,15 +299,11 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
     let latest_left = reader.u64("number of keys")?;
     let superseded_left = reader.u64("number of revisions")?;
     let view = View {
-        live: OrdSet::new(),
-        dead: OrdSet::new(),
-        superseded: OrdSet::new(),
-        history: History::default(),
+        trees: Trees::default(),
         revision,
         compact_revision,
         compactions: Arc::new(compactions),
         purge: Purge::done(compact_revision),
-        counts: OnceLock::new(),
         bytes: ByteCounts::default(),
         members: Members::new(members, removed),
         leases: Leases::default(),
@@ -330,7 +311,7 @@ fn header(reader: &mut Reader<'_>) -> Result<Loading, DecodeError> {
         applied_index,
         applied_term,
     };
-    Ok(Loading { view, leases_left, latest_left, superseded_left, last: None, history: Vec::new() })
+    Ok(Loading { view, leases_left, latest_left, superseded_left, trees: trees::Loading::default() })
 }
 
 /// The alarms, and how many leases there are.

@@ -97,6 +97,7 @@ impl Store {
     /// A store that goes on from `view`, which is published.
     #[must_use]
     pub fn from_view(view: View) -> Self {
+        let view = view.into_writers();
         let published = Arc::new(ArcSwap::from_pointee(view.clone()));
         Self { view, published }
     }
@@ -115,8 +116,7 @@ impl Store {
 
     /// Lets readers see all that was applied. Once per run of entries.
     pub fn publish(&mut self) {
-        // Before the first reader has to.
-        self.view.counts();
+        self.view.trees.publish();
         self.published.store(Arc::new(self.view.clone()));
     }
 
@@ -130,7 +130,7 @@ impl Store {
 
     /// Replaces the whole state by `view`, a snapshot's. Readers see it after [`Store::publish`].
     pub fn install(&mut self, view: View) {
-        self.view = view;
+        self.view = view.into_writers();
         if is_planted(Bug::InstallForgetsCompaction) {
             self.view.compact_revision = -1;
         }

@@ -3,13 +3,10 @@
 use std::iter::Peekable;
 use std::ops::Bound;
 
-use im::ordset::RangedIter;
-use im::shared_ptr::DefaultSharedPtr;
-
-use crate::view::Latest;
+use crate::trees::{Blocks, ByKey};
 use crate::{Block, KeyRange, View};
 
-type Entries<'v> = RangedIter<'v, Latest, DefaultSharedPtr>;
+type Entries<'v> = Blocks<'v, ByKey>;
 
 /// The live keys of a range at one revision, in key order: see [`View::walk`].
 pub struct Walk<'v>(Inner<'v>);
@@ -29,21 +26,19 @@ impl<'v> Walk<'v> {
             return Self(Inner::Empty);
         };
         let bounds = (after.map_or(from, Bound::Excluded), to);
-        if is_empty(bounds) {
-            return Self(Inner::Empty);
-        }
         if revision >= view.revision {
-            return Self(Inner::Now(view.live.range::<_, [u8]>(bounds)));
+            return Self(Inner::Now(view.trees.live().range(bounds)));
         }
         Self(Inner::Then { view, revision, latest: Merged::new(view, bounds) })
     }
-}
 
-/// Whether nothing is above the start and below the end. Most ordered maps take such bounds for a mistake.
-fn is_empty(bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
-    match bounds {
-        (Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
-        _ => false,
+    /// How many are left, where that is known without a walk: at the current revision.
+    pub(crate) fn left(&self) -> Option<usize> {
+        match &self.0 {
+            Inner::Empty => Some(0),
+            Inner::Now(live) => Some(live.len()),
+            Inner::Then { .. } => None,
+        }
     }
 }
 
@@ -53,7 +48,7 @@ impl<'v> Iterator for Walk<'v> {
     fn next(&mut self) -> Option<&'v Block> {
         match &mut self.0 {
             Inner::Empty => None,
-            Inner::Now(live) => live.next().map(|latest| &latest.0),
+            Inner::Now(live) => live.next(),
             Inner::Then { view, revision, latest } => {
                 let (view, revision) = (*view, *revision);
                 latest.find_map(|block| view.at(block, revision))
@@ -70,8 +65,7 @@ pub(crate) struct Merged<'v> {
 
 impl<'v> Merged<'v> {
     pub(crate) fn new(view: &'v View, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Self {
-        let entries = |keys: &'v im::OrdSet<Latest>| keys.range::<_, [u8]>(bounds).peekable();
-        Self { live: entries(&view.live), dead: entries(&view.dead) }
+        Self { live: view.trees.live().range(bounds).peekable(), dead: view.trees.dead().range(bounds).peekable() }
     }
 }
 
@@ -80,10 +74,10 @@ impl<'v> Iterator for Merged<'v> {
 
     fn next(&mut self) -> Option<&'v Block> {
         let first = match (self.live.peek(), self.dead.peek()) {
-            (Some(live), Some(dead)) if dead < live => &mut self.dead,
+            (Some(live), Some(dead)) if dead.key() < live.key() => &mut self.dead,
             (None, _) => &mut self.dead,
             _ => &mut self.live,
         };
-        first.next().map(|latest| &latest.0)
+        first.next()
     }
 }

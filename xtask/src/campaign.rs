@@ -1,7 +1,7 @@
 //! `cargo xtask campaign`: what takes too long for every change, for as long as one likes.
 //!
 //! Fresh seeds of the simulation, planted bugs, every crash state and every bit, a real server under `kill -9` and without power, a
-//! cluster of them under faults, and the fuzzers where they are installed. What cannot run here is said, in the table at the end as well.
+//! cluster of them under faults, the store's tests under valgrind, and the fuzzers, where they are installed. What cannot run here is said, in the table at the end as well.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +19,11 @@ const SIM_SECONDS_PER_MINUTE: u64 = 30;
 const CHAOS_SECONDS_PER_MINUTE: u64 = 15;
 /// Of each minute, seconds for each fuzzer.
 const FUZZ_SECONDS_PER_MINUTE: u64 = 1;
+/// Cases of each property under valgrind, which takes some fifty times as long as without.
+const VALGRIND_CASES: &str = "8";
+/// How cargo is told to run tests under valgrind.
+const VALGRIND: &str = "target.'cfg(all())'.runner = ['valgrind', '--quiet', '--error-exitcode=99', '--leak-check=full', \
+                        '--show-leak-kinds=definite,indirect', '--errors-for-leak-kinds=definite,indirect']";
 
 /// How long it takes, about.
 #[derive(clap::Args)]
@@ -55,6 +60,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             name: "power loss",
             result: if is_root() { crash(&["--power-loss"]) } else { Ok("NOT RUN: needs root") },
         },
+        Part { name: "valgrind", result: valgrind(workspace) },
         Part { name: "chaos", result: chaos(workspace, minutes) },
         Part { name: "fuzzers", result: fuzz(workspace, minutes) },
     ];
@@ -87,6 +93,17 @@ fn crash_states(workspace: &Workspace) -> Result<&'static str> {
     let mut command =
         workspace.cargo(&["test", "--release", "--package", "kv-sim", "--test", "crash_states", "--", "--nocapture"]);
     command.env("KV_EVERY_STATE", "1").env("KV_EVERY_BIT", "1");
+    step(&mut command).map(|()| "held")
+}
+
+/// The store's tests where every look at memory is checked, and every loss of it: its trees hold pointers that own nothing.
+fn valgrind(workspace: &Workspace) -> Result<&'static str> {
+    if !Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Ok("NOT RUN: valgrind is not installed");
+    }
+    let mut command =
+        workspace.cargo(&["test", "--package", "kv-store", "--lib", "--test", "it", "--config", VALGRIND]);
+    command.env("PROPTEST_CASES", VALGRIND_CASES);
     step(&mut command).map(|()| "held")
 }
 

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use crate::{Block, Revision, View};
+use crate::{Block, View};
 
 /// A change of one key, and what whoever sends it made of it.
 #[derive(Debug)]
@@ -40,12 +40,6 @@ impl Event {
 }
 
 impl View {
-    /// The changes from revision `from` on that are there, in order.
-    pub(super) fn changes_from(&self, from: i64) -> impl Iterator<Item = &Block> {
-        let range = Revision { main: from, sub: 0 }..=Revision::last_of(self.revision());
-        self.history.range(range)
-    }
-
     /// What the key of `block` was at the revision before it, if it was live and that revision can still be read.
     pub(super) fn previous(&self, block: &Block) -> Option<&Block> {
         let revision = block.mod_revision();

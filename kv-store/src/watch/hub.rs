@@ -116,7 +116,7 @@ impl WatchHub {
             return false;
         }
         let mut hits = Vec::new();
-        for (seen, block) in view.changes_from(self.position + 1).enumerate() {
+        for (seen, block) in view.trees.changes_from(self.position + 1).enumerate() {
             if seen >= budget && block.revision().sub == 0 {
                 self.position = block.mod_revision() - 1;
                 return true;

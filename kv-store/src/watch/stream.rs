@@ -481,7 +481,7 @@ impl WatchStream {
         }
         let mut round = Round::default();
         let mut reached = view.revision();
-        for (seen, block) in view.changes_from(head).enumerate() {
+        for (seen, block) in view.trees.changes_from(head).enumerate() {
             if (seen >= ROUND_READ_MAX || round.is_full()) && block.revision().sub == 0 {
                 reached = block.mod_revision() - 1;
                 break;

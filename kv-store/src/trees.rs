@@ -1,0 +1,208 @@
+//! The blocks of a state in all their orders, and who owns them.
+//!
+//! A block is in two trees, and trees of later states go on using it: were each to count it, a put would count some hundred blocks that
+//! have nothing to do with it, each in a cache line of its own. So trees count nobody. A block has one owner:
+//!
+//! 1. It comes in by the history, which holds every block that is there. From then on the *writer* owns it: the trees that go on
+//!    changing, of which there is one in a store.
+//! 2. It goes out of the history when a compaction's purge drops it. Views of states before that still show it, so it is *retired* into
+//!    the era that began with the last of them: see [`era`].
+//! 3. When no view is left that holds this era, it is released.
+//!
+//! Whoever clones a [`Block`] owns it as well, and may keep it beyond all this.
+
+mod era;
+mod history;
+mod kept;
+mod list;
+mod loading;
+mod order;
+mod sorted;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub(crate) use self::loading::Loading;
+pub(crate) use self::order::ByKey;
+pub(crate) use self::sorted::Blocks;
+
+use self::era::Era;
+use self::history::History;
+use self::kept::Kept;
+use self::order::ByKeyAndRevision;
+use self::sorted::Sorted;
+use crate::{Block, Revision};
+
+/// The trees of one state.
+///
+/// * `live` has the latest revision of each key that lives, `dead` the deletion of each that does not, `superseded` every older
+///   revision; `history` has all of them.
+/// * With `retired`, these are the writer's: they own every block of `history`, and may change.
+/// * Without, they are a view's: each of their blocks is owned by the writer, or by an era that `era` is or leads to.
+/// * Nothing but blocks that are borrowed from these trees, or owners in their own right, leaves this module. So no copy of a pointer
+///   outlives the era that goes with it.
+#[derive(Debug)]
+pub(crate) struct Trees {
+    live: Sorted<ByKey>,
+    dead: Sorted<ByKey>,
+    superseded: Sorted<ByKeyAndRevision>,
+    history: History,
+    era: Arc<Era>,
+    /// What was dropped since the era began.
+    retired: Option<Vec<Block>>,
+}
+
+/// Why trees may change.
+const WRITER: &str = "only the writer's own trees change";
+
+impl Default for Trees {
+    /// A writer's, with nothing in them.
+    fn default() -> Self {
+        Self {
+            live: Sorted::default(),
+            dead: Sorted::default(),
+            superseded: Sorted::default(),
+            history: History::default(),
+            era: Arc::default(),
+            retired: Some(Vec::new()),
+        }
+    }
+}
+
+impl Clone for Trees {
+    /// A view's.
+    fn clone(&self) -> Self {
+        Self {
+            live: self.live.share(),
+            dead: self.dead.share(),
+            superseded: self.superseded.share(),
+            history: self.history.share(),
+            era: Arc::clone(&self.era),
+            retired: None,
+        }
+    }
+}
+
+impl Drop for Trees {
+    fn drop(&mut self) {
+        if let Some(retired) = self.retired.take() {
+            self.era.leave(retired, self.history.share());
+        }
+    }
+}
+
+impl Trees {
+    /// The same blocks, as a writer's trees. A view's are counted once, each, for their second owner.
+    pub(crate) fn into_writers(mut self) -> Self {
+        if self.retired.is_none() {
+            for block in self.changes_from(i64::MIN) {
+                Kept::new(block.clone());
+            }
+            self.era = Arc::default();
+            self.retired = Some(Vec::new());
+        }
+        self
+    }
+
+    /// A state is published: what is retired from here on is still to be seen in it.
+    pub(crate) fn publish(&mut self) {
+        let retired = self.retired.as_mut().expect(WRITER);
+        if !retired.is_empty() {
+            self.era.pass(std::mem::take(retired));
+        }
+    }
+
+    /// The latest revision of each key that lives.
+    pub(crate) fn live(&self) -> &Sorted<ByKey> {
+        &self.live
+    }
+
+    /// The deletion of each key that does not.
+    pub(crate) fn dead(&self) -> &Sorted<ByKey> {
+        &self.dead
+    }
+
+    /// How many revisions there are.
+    pub(crate) fn history_len(&self) -> usize {
+        self.history.len()
+    }
+
+    /// The changes from revision `first` on that are there, in order.
+    pub(crate) fn changes_from(&self, first: i64) -> impl Iterator<Item = &Block> {
+        self.changes(Revision { main: first, sub: 0 }, i64::MAX)
+    }
+
+    /// The changes from `first` on and up to all of revision `last` that are there, in order.
+    pub(crate) fn changes(&self, first: Revision, last: i64) -> impl Iterator<Item = &Block> {
+        self.history.range(first, Revision::last_of(last))
+    }
+
+    /// The revisions that a later one of their key replaced, by key and revision.
+    pub(crate) fn superseded(&self) -> Blocks<'_, ByKeyAndRevision> {
+        self.superseded.iter()
+    }
+
+    /// How many of them there are.
+    pub(crate) fn superseded_len(&self) -> usize {
+        self.superseded.len()
+    }
+
+    /// The last superseded revision of `key` at or below `revision`.
+    pub(crate) fn superseded_at(&self, key: &[u8], revision: Revision) -> Option<&Block> {
+        // The one before may be another key's.
+        self.superseded.at_or_below((key, revision)).filter(|found| found.key() == key)
+    }
+
+    /// The latest revision of `key`, its deletion included.
+    pub(crate) fn latest(&self, key: &[u8]) -> Option<&Block> {
+        self.live.get(key).or_else(|| self.dead.get(key))
+    }
+
+    /// Puts what `make` makes of the block that lives at `key`: one with a revision above all others.
+    pub(crate) fn put(&mut self, key: &[u8], make: impl FnOnce(Option<&Block>) -> Block) {
+        assert!(self.retired.is_some(), "{WRITER}");
+        let history = &mut self.history;
+        let live = self.live.put(key, |live| own(history, make(live)));
+        if let Some(replaced) = live.or_else(|| self.dead.remove(key)) {
+            self.superseded.insert(&replaced);
+        }
+    }
+
+    /// Deletes a key that lives.
+    pub(crate) fn delete(&mut self, tombstone: Block) {
+        assert!(self.retired.is_some(), "{WRITER}");
+        let Some(live) = self.live.remove(tombstone.key()) else {
+            debug_assert!(false, "only a key that lives is deleted");
+            return;
+        };
+        self.superseded.insert(&live);
+        let tombstone = own(&mut self.history, tombstone);
+        self.dead.insert(&tombstone);
+    }
+
+    /// Drops `block`, which does not live: it goes with the last view that shows it.
+    pub(crate) fn drop_block(&mut self, block: &Block) {
+        let retired = self.retired.as_mut().expect(WRITER);
+        let (key, revision) = (block.key(), block.revision());
+        let is_deletion = self.dead.get(key).is_some_and(|dead| dead.revision() == revision);
+        let dropped = if is_deletion { self.dead.remove(key) } else { self.superseded.remove((key, revision)) };
+        let Some(dropped) = dropped else {
+            debug_assert!(false, "what is dropped is there and does not live");
+            return;
+        };
+        let owned = self.history.remove(revision).expect("the history has every block");
+        assert!(owned.is_same(&dropped), "a revision is one block in all trees");
+        // SAFETY: it was taken over when it came into the history, and has just left it. The writer has no other copy of it: it was in the
+        // history and in one other tree. The copies in views go before the eras that they hold, and those lead to this one.
+        #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
+        retired.push(unsafe { owned.release() }); // docs/adr/0016-eras.md
+    }
+}
+
+/// Takes a block over, with the history. What is returned goes into other trees.
+fn own(history: &mut History, block: Block) -> Kept {
+    let block = Kept::new(block);
+    history.push(&block);
+    block
+}
