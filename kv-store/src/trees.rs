@@ -172,10 +172,7 @@ impl Trees {
     /// Deletes a key that lives.
     pub(crate) fn delete(&mut self, tombstone: Block) {
         assert!(self.retired.is_some(), "{WRITER}");
-        let Some(live) = self.live.remove(tombstone.key()) else {
-            debug_assert!(false, "only a key that lives is deleted");
-            return;
-        };
+        let live = self.live.remove(tombstone.key()).expect("only a key that lives is deleted");
         self.superseded.insert(&live);
         let tombstone = own(&mut self.history, tombstone);
         self.dead.insert(&tombstone);
@@ -187,10 +184,7 @@ impl Trees {
         let (key, revision) = (block.key(), block.revision());
         let is_deletion = self.dead.get(key).is_some_and(|dead| dead.revision() == revision);
         let dropped = if is_deletion { self.dead.remove(key) } else { self.superseded.remove((key, revision)) };
-        let Some(dropped) = dropped else {
-            debug_assert!(false, "what is dropped is there and does not live");
-            return;
-        };
+        let dropped = dropped.expect("what is dropped is there and does not live");
         let owned = self.history.remove(revision).expect("the history has every block");
         assert!(owned.is_same(&dropped), "a revision is one block in all trees");
         // SAFETY: it was taken over when it came into the history, and has just left it. The writer has no other copy of it: it was in the

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::history::History;
 use crate::Block;
 
-/// The time from one published state to the next.
+/// The time from one published state to a later one: it is over when a state is published and something was retired since it began.
 ///
 /// ```text
 /// view of state 1    view of state 2      the writer

@@ -17,14 +17,16 @@ impl Loading {
     /// Adds the latest revision of a key.
     pub(crate) fn add_latest(&mut self, block: Block) {
         let tree = if block.is_tombstone() { &mut self.trees.dead } else { &mut self.trees.live };
-        tree.insert(&Kept::of(&block));
+        let kept = Kept::of(&block);
         self.blocks.push(block);
+        tree.insert(&kept);
     }
 
     /// Adds an older one.
     pub(crate) fn add_superseded(&mut self, block: Block) {
-        self.trees.superseded.insert(&Kept::of(&block));
+        let kept = Kept::of(&block);
         self.blocks.push(block);
+        self.trees.superseded.insert(&kept);
     }
 
     /// The latest revision of `key`, its deletion included.

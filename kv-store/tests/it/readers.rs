@@ -24,10 +24,16 @@ proptest! {
         let mut kept = Vec::new();
         for step in &script {
             apply(&mut store, &step.ops);
+            store.purge(step.purge);
             store.publish();
             let view = reader.load_full();
-            let seen = seen(&view);
-            kept.push((view, seen));
+            let seen_now = seen(&view);
+            kept.push((view, seen_now));
+            // One from the middle goes before those around it.
+            if kept.len() > 4 {
+                let (view, seen_then) = kept.remove(2);
+                prop_assert_eq!(seen(&view), seen_then);
+            }
         }
         for (view, seen_then) in kept {
             prop_assert_eq!(seen(&view), seen_then);
