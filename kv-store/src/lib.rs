@@ -28,8 +28,8 @@
 //! * What a view shows is there as long as the view, whatever is purged. A [`Block`] that is cloned out of it may outlive it.
 //!
 //! # Caveats
-//! * A view that is held keeps all that is purged meanwhile, also what was put after it and it does not show. It is memory that no count
-//!   of bytes includes; whoever lets the view go releases it, on its own thread. Hold one for an answer, not for a connection.
+//! * A view that is held keeps what it shows, purged or not: memory that no count of bytes includes. Whoever lets go of the last view of
+//!   something releases it, on its own thread: a quarter of a second for a million revisions. Hold one for an answer, not for a connection.
 //! * A range at an earlier revision passes over keys that lived at another time and whose history is kept.
 //! * A range that sorts or filters visits all its keys, whatever its limit.
 //!

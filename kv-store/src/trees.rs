@@ -5,9 +5,9 @@
 //!
 //! 1. It comes in by the history, which holds every block that is there. From then on the *writer* owns it: the trees that go on
 //!    changing, of which there is one in a store.
-//! 2. It goes out of the history when a compaction's purge drops it. Views of states before that still show it, so it is *retired* into
-//!    the era that began with the last of them: see [`era`].
-//! 3. When no view is left that holds this era, it is released.
+//! 2. It goes out of the history when a compaction's purge drops it. Views of states before that still show it, so that the last [`era`]
+//!    that shows it, of those that are held, owns it.
+//! 3. When no view is left that may show it, it is released.
 //!
 //! Whoever clones a [`Block`] owns it as well, and may keep it beyond all this.
 
@@ -38,8 +38,8 @@ use crate::{Block, Revision};
 ///
 /// * `live` has the latest revision of each key that lives, `dead` the deletion of each that does not, `superseded` every older
 ///   revision; `history` has all of them.
-/// * With `retired`, these are the writer's: they own every block of `history`, and may change.
-/// * Without, they are a view's: each of their blocks is owned by the writer, or by an era that `era` is or leads to.
+/// * With `dropped`, these are the writer's: they own every block of `history`, and may change.
+/// * Without, they are a view's: each of their blocks is owned by the writer, or by an era, as long as `era` is held.
 /// * Nothing but blocks that are borrowed from these trees, or owners in their own right, leaves this module. So no copy of a pointer
 ///   outlives the era that goes with it.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(crate) struct Trees {
     history: History,
     era: Arc<Era>,
     /// What was dropped since the era began.
-    retired: Option<Vec<Block>>,
+    dropped: Option<Vec<Block>>,
 }
 
 /// Why trees may change.
@@ -65,7 +65,7 @@ impl Default for Trees {
             superseded: Sorted::default(),
             history: History::default(),
             era: Arc::default(),
-            retired: Some(Vec::new()),
+            dropped: Some(Vec::new()),
         }
     }
 }
@@ -79,15 +79,15 @@ impl Clone for Trees {
             superseded: self.superseded.share(),
             history: self.history.share(),
             era: Arc::clone(&self.era),
-            retired: None,
+            dropped: None,
         }
     }
 }
 
 impl Drop for Trees {
     fn drop(&mut self) {
-        if let Some(retired) = self.retired.take() {
-            self.era.leave(retired, self.history.share());
+        if let Some(dropped) = self.dropped.take() {
+            self.era.leave(self.history.newest(), dropped, self.history.share());
         }
     }
 }
@@ -95,21 +95,22 @@ impl Drop for Trees {
 impl Trees {
     /// The same blocks, as a writer's trees. A view's are counted once, each, for their second owner.
     pub(crate) fn into_writers(mut self) -> Self {
-        if self.retired.is_none() {
+        if self.dropped.is_none() {
             for block in self.changes_from(i64::MIN) {
-                Kept::new(block.clone());
+                // The trees have its pointer already.
+                std::mem::forget(block.clone());
             }
             self.era = Arc::default();
-            self.retired = Some(Vec::new());
+            self.dropped = Some(Vec::new());
         }
         self
     }
 
-    /// A state is published: what is retired from here on is still to be seen in it.
+    /// A state is published: what is dropped from here on is still to be seen in it.
     pub(crate) fn publish(&mut self) {
-        let retired = self.retired.as_mut().expect(WRITER);
-        if !retired.is_empty() {
-            self.era.pass(std::mem::take(retired));
+        let dropped = self.dropped.as_mut().expect(WRITER);
+        if !dropped.is_empty() {
+            self.era.pass(self.history.newest(), std::mem::take(dropped));
         }
     }
 
@@ -161,7 +162,7 @@ impl Trees {
 
     /// Puts what `make` makes of the block that lives at `key`: one with a revision above all others.
     pub(crate) fn put(&mut self, key: &[u8], make: impl FnOnce(Option<&Block>) -> Block) {
-        assert!(self.retired.is_some(), "{WRITER}");
+        assert!(self.dropped.is_some(), "{WRITER}");
         let history = &mut self.history;
         let live = self.live.put(key, |live| own(history, make(live)));
         if let Some(replaced) = live.or_else(|| self.dead.remove(key)) {
@@ -171,7 +172,7 @@ impl Trees {
 
     /// Deletes a key that lives.
     pub(crate) fn delete(&mut self, tombstone: Block) {
-        assert!(self.retired.is_some(), "{WRITER}");
+        assert!(self.dropped.is_some(), "{WRITER}");
         let live = self.live.remove(tombstone.key()).expect("only a key that lives is deleted");
         self.superseded.insert(&live);
         let tombstone = own(&mut self.history, tombstone);
@@ -180,17 +181,17 @@ impl Trees {
 
     /// Drops `block`, which does not live: it goes with the last view that shows it.
     pub(crate) fn drop_block(&mut self, block: &Block) {
-        let retired = self.retired.as_mut().expect(WRITER);
+        let dropped = self.dropped.as_mut().expect(WRITER);
         let (key, revision) = (block.key(), block.revision());
         let is_deletion = self.dead.get(key).is_some_and(|dead| dead.revision() == revision);
-        let dropped = if is_deletion { self.dead.remove(key) } else { self.superseded.remove((key, revision)) };
-        let dropped = dropped.expect("what is dropped is there and does not live");
+        let found = if is_deletion { self.dead.remove(key) } else { self.superseded.remove((key, revision)) };
+        let found = found.expect("what is dropped is there and does not live");
         let owned = self.history.remove(revision).expect("the history has every block");
-        assert!(owned.is_same(&dropped), "a revision is one block in all trees");
+        assert!(owned.is_same(&found), "a revision is one block in all trees");
         // SAFETY: it was taken over when it came into the history, and has just left it. The writer has no other copy of it: it was in the
-        // history and in one other tree. The copies in views go before the eras that they hold, and those lead to this one.
+        // history and in one other tree. The copies in views go before the eras that they hold, and one of those owns it.
         #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
-        retired.push(unsafe { owned.release() }); // docs/adr/0016-eras.md
+        dropped.push(unsafe { owned.release() }); // docs/adr/0016-eras.md
     }
 }
 

@@ -24,7 +24,7 @@ pub struct ByteCounts {
 
 /// The state of the store after some entry of the log. It never changes; cloning copies a few pointers, and counts none of its blocks.
 ///
-/// Every block that is purged while it is held stays in memory as long, also those that it does not show.
+/// What it shows stays in memory while it is held, purged or not; whoever lets go of the last view of something releases it.
 ///
 /// * `compactions` holds the last ten at revisions above 0, the last of them at `compact_revision`.
 #[derive(Debug, Clone)]

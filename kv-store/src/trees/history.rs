@@ -13,16 +13,18 @@ use crate::{Block, Revision};
 /// Every revision that is there. New ones come at the end, and collect in a leaf beside the tree: not each copies the way to the last one.
 ///
 /// * All of `tail` is above all of `tree`, and it is not full.
+/// * `newest` is not below any revision that ever was there.
 #[derive(Debug, Default)]
 pub(super) struct History {
     tree: Sorted<ByRevision>,
     tail: Arc<List<Kept, LEAF>>,
+    newest: Revision,
 }
 
 impl History {
     /// The same blocks once more.
     pub(super) fn share(&self) -> Self {
-        Self { tree: self.tree.share(), tail: Arc::clone(&self.tail) }
+        Self { tree: self.tree.share(), tail: Arc::clone(&self.tail), newest: self.newest }
     }
 
     /// How many revisions there are.
@@ -30,10 +32,15 @@ impl History {
         self.tree.len() + self.tail.items().len()
     }
 
-    /// Adds a revision above all others.
+    /// The last revision that came in, there or not; [`Revision::default`] if none did.
+    pub(super) fn newest(&self) -> Revision {
+        self.newest
+    }
+
+    /// Adds a revision above all that ever were there.
     pub(super) fn push(&mut self, block: &Kept) {
-        let last = self.tail.items().last().map(|last| &**last).or_else(|| self.tree.last());
-        assert!(last.is_none_or(|last| last.revision() < block.revision()), "revisions rise");
+        assert!(self.newest < block.revision(), "revisions rise");
+        self.newest = block.revision();
         let tail = Arc::make_mut(&mut self.tail);
         let at = tail.items().len();
         assert!(tail.insert::<ByRevision>(at, block.clone(), true).is_none(), "the tail is never full");

@@ -9,9 +9,8 @@ use crate::Block;
 
 /// A pointer to a block that counts nobody: to copy it copies a word, to drop it releases nothing.
 ///
-/// * It is one of the copies of what [`Kept::new`] took over. [`Kept::release`] gives that back, once, from whichever copy.
-/// * Nobody looks through a copy after the block that was given back is dropped. That is the business of [`super::Trees`], which lets no
-///   copy out of this module.
+/// * It is a copy of what [`Kept::new`] took over, and keeps forever unless somebody calls [`Kept::release`], or of what an owner has.
+/// * Nobody looks through a copy after the block is dropped. That is the business of [`super::Trees`], which lets no copy out of this module.
 pub(super) struct Kept(ManuallyDrop<Block>);
 
 impl Kept {
@@ -20,19 +19,22 @@ impl Kept {
         Self(ManuallyDrop::new(block))
     }
 
-    /// A pointer to a block that `owner` goes on owning.
-    pub(super) fn of(owner: &Block) -> Self {
+    /// A pointer to a block that `owner` owns.
+    ///
+    /// # Safety
+    /// No copy of it is looked through after `owner` has dropped the block, unless somebody else owns it as well.
+    #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
+    pub(super) unsafe fn of(owner: &Block) -> Self /* docs/adr/0016-eras.md */ {
         // SAFETY: `owner` is valid to read. The copy is never dropped, and a block is moved, not looked at, when it is read: it holds a
         // pointer without any claim to be the only one.
-        #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
         Self(unsafe { ptr::read(ptr::from_ref(owner).cast()) }) // docs/adr/0016-eras.md
     }
 
     /// The block, owned.
     ///
     /// # Safety
-    /// Once for all copies of what [`Kept::new`] took over; and no copy is looked through after the block is dropped, unless somebody else
-    /// owns it as well.
+    /// At most as often, for all copies of a block's pointer, as [`Kept::new`] took the block over. And no copy is looked through after the
+    /// block is dropped, unless somebody else owns it as well.
     #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
     pub(super) unsafe fn release(self) -> Block /* docs/adr/0016-eras.md */ {
         ManuallyDrop::into_inner(self.0)
@@ -41,7 +43,10 @@ impl Kept {
 
 impl Clone for Kept {
     fn clone(&self) -> Self {
-        Self::of(self)
+        // SAFETY: it is a copy like this one, and whoever releases the block answers for all.
+        #[allow(unsafe_code, clippy::let_and_return, reason = "docs/adr/0016-eras.md")]
+        let kept = unsafe { Self::of(self) }; // docs/adr/0016-eras.md
+        kept
     }
 }
 

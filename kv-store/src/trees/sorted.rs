@@ -455,6 +455,14 @@ mod tests {
         Block::put(Revision { main: main / 2, sub: u32::try_from(main % 2).expect("small") }, 1, 1, 0, key, b"")
     }
 
+    /// As it goes into a tree, which does not outlive `owner`.
+    fn kept(owner: &Block) -> Kept {
+        // SAFETY: each test drops its trees before the blocks, or owns these to its end.
+        #[allow(unsafe_code, clippy::let_and_return, reason = "docs/adr/0016-eras.md")]
+        let kept = unsafe { Kept::of(owner) }; // docs/adr/0016-eras.md
+        kept
+    }
+
     /// What a tree holds, by what it is ordered by.
     type Model = BTreeMap<(Vec<u8>, Revision), Block>;
 
@@ -471,7 +479,7 @@ mod tests {
             // Blocks are owned here: trees own none.
             owners.push(block.clone());
             if *kind > 0 || model.is_empty() {
-                let replaced = tree.insert(&Kept::of(&block));
+                let replaced = tree.insert(&kept(&block));
                 let wanted = model.insert(place_of(&block), block);
                 prop_assert_eq!(replaced.as_deref(), wanted.as_ref());
             } else {
@@ -561,7 +569,7 @@ mod tests {
             let blocks: Vec<_> = keys.iter().map(|key| block(key.as_bytes(), 2)).collect();
             let mut tree = Sorted::<ByKey>::default();
             for block in &blocks {
-                tree.insert(&Kept::of(block));
+                tree.insert(&kept(block));
             }
             check_node::<ByKey>(&tree.root, true);
             let (all, leaves) = nodes(&tree.root);
@@ -578,7 +586,7 @@ mod tests {
         let blocks: Vec<_> = (0..4_096).map(|number| block(format!("{number:06}").as_bytes(), 2)).collect();
         let mut tree = Sorted::<ByKey>::default();
         for block in &blocks {
-            tree.insert(&Kept::of(block));
+            tree.insert(&kept(block));
         }
         assert_eq!(nodes(&tree.root), (1..=6).map(|level| 4_usize.pow(level)).sum::<usize>() / 4, "nodes of four");
         blocks.iter().enumerate().filter(|(at, _)| at % 64 != 0).for_each(|(_, block)| {

@@ -1,6 +1,6 @@
-//! Stores of thousands of keys: counts without a walk, and walks that are stopped and go on.
+//! Stores of thousands of keys: counts without a walk, walks that are stopped and go on, and views that are held beside a purge.
 
-use kv_store::{Block, KeyRange, RangeQuery, Store};
+use kv_store::{Block, KeyRange, RangeQuery, Store, View};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -65,6 +65,50 @@ proptest! {
                 let rest: Vec<&Block> = view.walk(&range, revision, last).collect();
                 prop_assert_eq!(&rest[..], &walked[shown..], "a walk goes on where it was stopped");
             }
+        }
+    }
+}
+
+/// All revisions that are there.
+fn state(view: &View) -> (u32, u32) {
+    (view.state_hash(), view.hash_kv(0).unwrap().hash)
+}
+
+proptest! {
+    #![proptest_config(config(8))]
+    #[test]
+    fn views_that_are_held_never_change_while_a_large_store_is_purged(
+        changes in prop::collection::vec((prop::bool::weighted(0.05), any::<u16>()), 500..1_500),
+        holds in prop::collection::vec(any::<prop::sample::Index>(), 40),
+    ) {
+        let mut store = store(&[], 0);
+        store.publish();
+        let (reader, mut held) = (store.reader(), Vec::new());
+        for (nth, chunk) in changes.chunks(changes.len().div_ceil(holds.len())).enumerate() {
+            let ops: Vec<_> = chunk.iter().flat_map(|(deletes, number)| {
+                let from = key(*number);
+                let end = key(number % 10_000 + 100);
+                let near = put(&key(number.wrapping_add(1)), b"near");
+                [if *deletes { Op::Delete { key: from, end } } else { put(&from, b"again") }, near]
+            }).collect();
+            apply(&mut store, &ops);
+            if nth % 3 == 0 {
+                let revision = store.view().revision() - 10;
+                apply(&mut store, &[Op::Compact(revision)]);
+            }
+            store.purge(300);
+            store.publish();
+            let view = reader.load_full();
+            held.push((state(&view), view));
+            if held.len() > 4 {
+                let (was, view) = held.swap_remove(holds[nth].index(held.len()));
+                prop_assert_eq!(state(&view), was);
+            }
+        }
+        // The store goes before the last of its views.
+        drop((store, reader));
+        for (was, view) in held {
+            prop_assert_eq!(state(&view), was);
         }
     }
 }

@@ -6,7 +6,7 @@ use kv_store::{View, ViewReader};
 use proptest::prelude::*;
 
 use crate::model::{Found, ask};
-use crate::script::{Query, apply, config, genesis, put, script};
+use crate::script::{Op, Query, apply, config, genesis, put, script};
 
 /// All that can be seen of a view: every key now and at each revision, hashes, counters, members.
 fn seen(view: &View) -> (Vec<Found>, u32, u32, String) {
@@ -59,15 +59,21 @@ fn assert_whole(view: &View, last: &mut i64) {
     *last = revision;
 }
 
-/// Loads until the last publication is seen.
+/// Loads until the last publication is seen. Lets go of some of the views that it kept, now the older ones first and now the newer ones.
 fn read_all(reader: &ViewReader, last_revision: i64) {
     let (mut last, mut kept) = (0, Vec::<Arc<View>>::new());
     while last < last_revision {
         assert_whole(&reader.load(), &mut last);
         let view = reader.load_full();
         assert_whole(&view, &mut last);
-        if kept.len() < 100 && kept.last().is_none_or(|kept| kept.revision() < view.revision()) {
+        if kept.last().is_none_or(|kept| kept.revision() < view.revision()) {
             kept.push(view);
+        }
+        if kept.len() == 100 {
+            let half = if last % 2 == 0 { kept.split_off(50) } else { kept.drain(..50).collect() };
+            for view in half {
+                assert_whole(&view, &mut 0);
+            }
         }
     }
     for view in kept {
@@ -77,11 +83,17 @@ fn read_all(reader: &ViewReader, last_revision: i64) {
 
 #[test]
 #[allow(clippy::disallowed_methods)] // Real threads are what is tested.
-fn loads_while_another_thread_publishes_are_whole() {
+fn loads_while_another_thread_publishes_and_purges_are_whole() {
     let mut store = genesis();
     let mut publish = |entry: i64| {
-        let value = (1 + 3 * entry).to_string();
-        apply(&mut store, &KEYS.map(|key| put(key, value.as_bytes())));
+        let revision = 1 + 3 * entry;
+        let mut ops = KEYS.map(|key| put(key, revision.to_string().as_bytes())).to_vec();
+        if entry % 7 == 0 {
+            ops.push(Op::Compact(revision - 30));
+        }
+        apply(&mut store, &ops);
+        // Less than is to be done, and more.
+        store.purge(usize::try_from(entry % 5).unwrap() * 10);
         store.publish();
         store.reader()
     };
@@ -94,4 +106,5 @@ fn loads_while_another_thread_publishes_are_whole() {
             publish(entry);
         }
     });
+    assert!(store.view().history_len() < 200, "{} revisions are left", store.view().history_len());
 }
