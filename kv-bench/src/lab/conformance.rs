@@ -136,6 +136,46 @@ fn concurrent_writers_lose_nothing() {
     });
 }
 
+/// Every revision is given to one write, none is left out, and an answered write is there.
+#[test]
+fn concurrent_writers_share_out_the_revisions() {
+    const THREADS: usize = 8;
+    const COMMITS: usize = 300;
+    each(|rival, engine| {
+        let engine = engine.as_ref();
+        let name = rival.name;
+        let one = |thread: usize| {
+            let mut revisions = Vec::new();
+            for number in 0..COMMITS {
+                let (a, b) = (format!("{thread}/{number}"), format!("{thread}/{number}/second"));
+                // Of one write and of two, so that answers of different length are told apart.
+                let writes = [put(&a, &a), put(&b, &b)];
+                let writes = &writes[..1 + number % 2];
+                let answers = commit(engine, writes);
+                assert_eq!(answers.len(), writes.len(), "{name}");
+                for (write, answer) in writes.iter().zip(&answers) {
+                    let mut found = Found::default();
+                    engine.get(write.key(), &mut found);
+                    let pair = found.pairs().pop().unwrap_or_default();
+                    assert_eq!((&*pair.key, &*pair.value), (write.key(), write.key()), "{name}: answered, not there");
+                    assert_eq!(pair.meta.mod_revision, answer.revision, "{name}: somebody else's answer");
+                }
+                revisions.extend(answers.iter().map(|answer| answer.revision));
+            }
+            assert!(revisions.is_sorted(), "{name}: of one thread, revisions rise");
+            revisions
+        };
+        let mut revisions: Vec<i64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || one(thread))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("a writer does not panic")).collect()
+        });
+        revisions.sort_unstable();
+        let last = i64::try_from(THREADS * COMMITS * 3 / 2).expect("a few thousand") + 1;
+        assert_eq!(revisions, (2..=last).collect::<Vec<i64>>(), "{name}");
+        assert_eq!(engine.revision(), last, "{name}");
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

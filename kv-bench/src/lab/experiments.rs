@@ -31,6 +31,8 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment { id: "1c", title: "The same without a batch proposer", run: mixed::without_proposer },
     Experiment { id: "1d", title: "The harder mix, engine alone", run: mixed::harder_alone },
     Experiment { id: "1e", title: "The harder mix, through raft and log", run: mixed::harder_through_raft },
+    Experiment { id: "1f", title: "The harder mix in fixed proportions, engine alone", run: mixed::blend_alone },
+    Experiment { id: "1g", title: "The harder mix in fixed proportions, through raft", run: mixed::blend_through_raft },
     Experiment { id: "2", title: "Readers beside a writer", run: scaling::run },
     Experiment { id: "3", title: "Operations per commit", run: batch::run },
     Experiment { id: "4", title: "Ten keys of n", run: range::run },

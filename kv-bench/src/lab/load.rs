@@ -22,8 +22,8 @@ const PREFIX_KEYS: usize = 1000;
 
 /// Where each kind of operation is in [`Sample::kinds`].
 pub(crate) const GET: usize = 0;
-const PUT: usize = 1;
-const PREFIX: usize = 2;
+pub(crate) const PUT: usize = 1;
+pub(crate) const PREFIX: usize = 2;
 const DELETE: usize = 3;
 /// What tables call them.
 pub(crate) const KINDS: [&str; 4] = ["gets", "puts", "prefix reads", "deletes"];
@@ -72,6 +72,21 @@ pub(crate) enum Role {
     Prefix,
     /// Deletes keys, which putters bring back.
     Delete,
+    /// Of ten operations puts four, gets four, reads a prefix and deletes once: the harder mix, in the same proportions for every design.
+    Blend,
+}
+
+impl Role {
+    /// The kind of its next operation.
+    fn next(self, random: &mut fastrand::Rng) -> usize {
+        match self {
+            Self::Mixed(gets) if random.u32(..100) < gets => GET,
+            Self::Mixed(_) => PUT,
+            Self::Prefix => PREFIX,
+            Self::Delete => DELETE,
+            Self::Blend => [PUT, PUT, PUT, PUT, GET, GET, GET, GET, PREFIX, DELETE][random.usize(..10)],
+        }
+    }
 }
 
 /// Where operations go.
@@ -118,24 +133,24 @@ pub(crate) struct Sample {
     pub(crate) per_second: f64,
     /// Of them gets, puts, reads of a prefix, deletes.
     pub(crate) kinds: [f64; 4],
+    /// Keys that reads brought, per second: a get brings one or none, a read of a prefix up to a thousand.
+    pub(crate) keys: f64,
     /// CPU time of the whole process per operation.
     pub(crate) cpu_us: f64,
-    /// p50, p99, p99.9 of gets, in microseconds.
-    pub(crate) get_us: Option<[f64; 3]>,
-    /// p50, p99, p99.9 of puts, in microseconds.
-    pub(crate) put_us: Option<[f64; 3]>,
+    /// p50, p99, p99.9 of each kind, in microseconds.
+    pub(crate) kinds_us: [Option<[f64; 3]>; 4],
 }
 
 struct Counts {
     kinds: [u64; 4],
-    gets: Histogram<u64>,
-    puts: Histogram<u64>,
+    keys: u64,
+    times: [Histogram<u64>; 4],
 }
 
 impl Counts {
     fn new() -> Self {
-        let histogram = || Histogram::new(3).expect("up to five digits are allowed");
-        Self { kinds: [0; 4], gets: histogram(), puts: histogram() }
+        let histogram = |_| Histogram::new(3).expect("up to five digits are allowed");
+        Self { kinds: [0; 4], keys: 0, times: std::array::from_fn(histogram) }
     }
 }
 
@@ -178,16 +193,16 @@ pub(crate) fn run(
     for counts in counts {
         let counts = counts.context("an operation failed")?;
         all.kinds.iter_mut().zip(counts.kinds).for_each(|(all, one)| *all += one);
-        all.gets += counts.gets;
-        all.puts += counts.puts;
+        all.keys += counts.keys;
+        all.times.iter_mut().zip(counts.times).for_each(|(all, one)| *all += one);
     }
     let (operations, seconds) = (all.kinds.iter().sum::<u64>() as f64, elapsed.as_secs_f64());
     Ok(Sample {
         per_second: operations / seconds,
         kinds: all.kinds.map(|operations| operations as f64 / seconds),
+        keys: all.keys as f64 / seconds,
         cpu_us: cpu.as_secs_f64() * 1e6 / operations.max(1.0),
-        get_us: percentiles(&all.gets),
-        put_us: percentiles(&all.puts),
+        kinds_us: all.times.each_ref().map(percentiles),
     })
 }
 
@@ -203,34 +218,29 @@ fn work(target: &Target, keys: &Keys, value: &[u8], role: Role, number: u8, runn
         let timed = random.u32(..TIMED_ONE_IN) == 0;
         let began = timed.then(Instant::now);
         found.clear();
-        let times = match role {
-            Role::Mixed(gets) if random.u32(..100) < gets => {
-                target.engine().get(keys.one(&mut random), &mut found);
-                counts.kinds[GET] += 1;
-                Some(&mut counts.gets)
-            }
-            Role::Mixed(_) => {
-                let put = Write::Put { key: keys.one(&mut random), value, prev_kv: false };
-                target.write(number, &put, &mut found)?;
-                counts.kinds[PUT] += 1;
-                Some(&mut counts.puts)
-            }
-            Role::Prefix => {
+        let kind = role.next(&mut random);
+        match kind {
+            GET => target.engine().get(keys.one(&mut random), &mut found),
+            PREFIX => {
                 let Range { start, end } = keys.prefix(&mut random);
                 target.engine().range(&start, &end, usize::MAX, &mut found);
-                counts.kinds[PREFIX] += 1;
-                None
             }
-            Role::Delete => {
+            PUT => {
+                let put = Write::Put { key: keys.one(&mut random), value, prev_kv: false };
+                target.write(number, &put, &mut found)?;
+            }
+            _ => {
                 target.write(number, &Write::Delete { key: keys.one(&mut random) }, &mut found)?;
-                counts.kinds[DELETE] += 1;
-                None
             }
-        };
+        }
+        counts.kinds[kind] += 1;
+        if kind == GET || kind == PREFIX {
+            counts.keys += found.len() as u64;
+        }
         std::hint::black_box(&found);
-        if let (Some(began), Some(times)) = (began, times) {
+        if let Some(began) = began {
             let ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX >> 1);
-            times.record(ns).expect("it grows to what it is given");
+            counts.times[kind].record(ns).expect("it grows to what it is given");
         }
     }
     Ok(counts)

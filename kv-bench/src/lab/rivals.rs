@@ -4,6 +4,7 @@ mod btree_lock;
 mod concurrent_map;
 mod entry;
 mod hash_lock;
+mod no_engine;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod sharded_btree;
@@ -106,6 +107,15 @@ pub(crate) const RIVALS: [Rival; 8] = [
         build: |_| Ok(Some(Box::new(Snapshot::new(false)))),
     },
 ];
+
+/// What lies around an engine, alone: no design, and in no chart.
+pub(crate) const NO_ENGINE: Rival = Rival {
+    name: "(no engine)",
+    about: "keeps nothing",
+    predicted: "-",
+    switches: Switches::LEAN,
+    build: |_| Ok(Some(Box::new(no_engine::NoEngine::new()))),
+};
 
 #[cfg(feature = "rocksdb")]
 fn rocksdb(dir: &Path) -> Result<Built> {

@@ -6,7 +6,7 @@ use kv_raft::SyncMode;
 use crate::figures::number;
 use crate::lab::Lab;
 use crate::lab::engine::{Engine, fill};
-use crate::lab::load::{Keys, Role, Sample, Target, run as run_clients, value};
+use crate::lab::load::{Keys, PUT, Role, Sample, Target, run as run_clients, value};
 use crate::lab::member::Setup;
 use crate::lab::path::{Path, Switches};
 use crate::lab::report::{Chart, Section, Table, spread};
@@ -88,7 +88,7 @@ fn one_mix(lab: &Lab, section: &mut Section, mix: &str, gets: u32) -> Result<()>
         let cpu = section.keep(&format!("{name}.cpu_us"), &of(|sample| sample.cpu_us)).context("a round")?;
         let ours = |what: &str| section.figures.get(&format!("{mix}.{OURS}{what}")).copied().unwrap_or(1.0);
         let put = |index: usize| {
-            let rounds: Vec<f64> = rounds.iter().filter_map(|sample| Some(sample.put_us?[index])).collect();
+            let rounds: Vec<f64> = rounds.iter().filter_map(|sample| Some(sample.kinds_us[PUT]?[index])).collect();
             crate::figures::Figure::of(rounds).map_or_else(|| "-".into(), |figure| number(figure.median))
         };
         table.rows.push(vec![

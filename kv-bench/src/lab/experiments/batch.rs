@@ -8,7 +8,7 @@ use kv_codec::command::BatchBuilder;
 use crate::figures::number;
 use crate::lab::clock::ns_per_call;
 use crate::lab::engine::{Write, fill};
-use crate::lab::load::{Keys, Role, Target, run as run_clients, value};
+use crate::lab::load::{Keys, PUT, Role, Target, run as run_clients, value};
 use crate::lab::member::Setup;
 use crate::lab::path::{Path, Switches};
 use crate::lab::report::{Chart, Section, Table, spread};
@@ -147,7 +147,7 @@ fn pipeline(lab: &Lab, section: &mut Section) -> Result<()> {
                 ((after.entries - before.entries) as f64, (after.commands - before.commands) as f64);
             let seconds = commands / sample.per_second;
             let syncs = (after.fsyncs - before.fsyncs) as f64 / seconds;
-            let p50 = sample.put_us.map_or(0.0, |us| us[0]);
+            let p50 = sample.kinds_us[PUT].map_or(0.0, |us| us[0]);
             samples.push([sample.per_second, commands / entries, entries / seconds, syncs, p50, sample.cpu_us]);
             bar.inc(1);
         }

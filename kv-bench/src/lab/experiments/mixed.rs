@@ -7,11 +7,11 @@ use anyhow::Result;
 use crate::figures::Figure;
 use crate::figures::number;
 use crate::lab::engine::fill;
-use crate::lab::load::{KINDS, Keys, Role, Sample, Target, run, value};
+use crate::lab::load::{GET, KINDS, Keys, PREFIX, PUT, Role, Sample, Target, run, value};
 use crate::lab::member::Setup;
 use crate::lab::path::Path;
 use crate::lab::report::{Chart, Section, Table, spread, standing};
-use crate::lab::rivals::{OURS, Rival};
+use crate::lab::rivals::{NO_ENGINE, OURS, Rival};
 use crate::lab::{Entrant, Lab};
 
 const KEYS: usize = 10_000;
@@ -22,60 +22,91 @@ const WARM_UP: Duration = Duration::from_millis(200);
 
 /// Why others are faster where a lock is held for a microsecond at most.
 const WHY_ALONE: &str = "A get walks three or four nodes of a tree where a hash map computes a place, and a put copies the nodes on its \
-                         path, keeps the revision that it replaces and publishes a view for one operation, where these designs \
-                         overwrite one value under a lock that is held for about a microsecond: with few cores it is rarely \
-                         waited for. What a longer commit saves is in 3, what is lost with history and consistent ranges in no \
-                         figure.";
+                         path, keeps the revision that it replaces and publishes a view, where these designs overwrite one value under \
+                         a lock that is held for about a microsecond: with few cores it is rarely waited for. What a longer commit \
+                         saves is in 3, what is lost with history and consistent ranges in no figure.";
 const WHY_RAFT: &str = "The same fsync is under every design here: what is left is the CPU that clients, raft and engine share, of \
                         which a get and a put of ours take more, for the reasons in 1a; 8 has each idea's share.";
-const WHY_HARDER: &str = "The sum is nearly all gets, and the more of them the fewer writes get through: where readers hold a lock, the \
-                          writers wait, and the cores that they leave go to the getters. Writers of ours take turns too, when there \
-                          is no raft to gather them: beside 15 readers that never stop they are one thread.";
+const WHY_KEYS: &str =
+    "These clients never pause, and share few cores: each kind of operation takes what the others leave it.";
+const WHY_PUTS: &str = "Writers of ours take turns, and beside 15 readers that no lock ever stops they get a writer's share of the cores; \
+                        where readers hold a lock, they wait for each other, and the cores go to whoever is not waiting.";
+const WHY_BLEND: &str = "A put of ours costs more than one that overwrites a value and forgets the last one, and in these proportions puts \
+                         are as many as gets.";
 
-/// One of the five.
+/// Which operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mix {
+    /// 30 clients of one kind, four gets to a put.
+    Analysis,
+    /// A client for each kind of operation.
+    Harder,
+    /// The kinds of the harder mix in its own proportions.
+    Blend,
+}
+
+/// One of the seven.
 struct Part {
     id: &'static str,
     title: &'static str,
-    harder: bool,
+    mix: Mix,
     raft: Option<Setup>,
 }
 
 pub(super) fn alone(lab: &Lab) -> Result<Section> {
-    part(lab, &Part { id: "1a", title: "The analysis's mix, engine alone", harder: false, raft: None })
+    part(lab, &Part { id: "1a", title: "The analysis's mix, engine alone", mix: Mix::Analysis, raft: None })
 }
 
 pub(super) fn through_raft(lab: &Lab) -> Result<Section> {
     let title = "The analysis's mix, through raft and log";
-    part(lab, &Part { id: "1b", title, harder: false, raft: Some(Setup::USUAL) })
+    part(lab, &Part { id: "1b", title, mix: Mix::Analysis, raft: Some(Setup::USUAL) })
 }
 
 pub(super) fn without_proposer(lab: &Lab) -> Result<Section> {
     let raft = Some(Setup { proposer: false, ..Setup::USUAL });
-    part(lab, &Part { id: "1c", title: "The same without a batch proposer", harder: false, raft })
+    part(lab, &Part { id: "1c", title: "The same without a batch proposer", mix: Mix::Analysis, raft })
 }
 
 pub(super) fn harder_alone(lab: &Lab) -> Result<Section> {
-    part(lab, &Part { id: "1d", title: "The harder mix, engine alone", harder: true, raft: None })
+    part(lab, &Part { id: "1d", title: "The harder mix, engine alone", mix: Mix::Harder, raft: None })
 }
 
 pub(super) fn harder_through_raft(lab: &Lab) -> Result<Section> {
     let title = "The harder mix, through raft and log";
-    part(lab, &Part { id: "1e", title, harder: true, raft: Some(Setup::USUAL) })
+    part(lab, &Part { id: "1e", title, mix: Mix::Harder, raft: Some(Setup::USUAL) })
 }
 
-fn roles(harder: bool) -> Vec<Role> {
-    if !harder {
-        return vec![Role::Mixed(80); CLIENTS];
+pub(super) fn blend_alone(lab: &Lab) -> Result<Section> {
+    let title = "The harder mix in fixed proportions, engine alone";
+    part(lab, &Part { id: "1f", title, mix: Mix::Blend, raft: None })
+}
+
+pub(super) fn blend_through_raft(lab: &Lab) -> Result<Section> {
+    let title = "The harder mix in fixed proportions, through raft and log";
+    part(lab, &Part { id: "1g", title, mix: Mix::Blend, raft: Some(Setup::USUAL) })
+}
+
+fn roles(mix: Mix) -> Vec<Role> {
+    match mix {
+        Mix::Analysis => vec![Role::Mixed(80); CLIENTS],
+        Mix::Blend => vec![Role::Blend; CLIENTS],
+        Mix::Harder => {
+            let kinds = [(12, Role::Mixed(0)), (12, Role::Mixed(100)), (3, Role::Prefix), (3, Role::Delete)];
+            kinds.into_iter().flat_map(|(clients, role)| vec![role; clients]).collect()
+        }
     }
-    let kinds = [(12, Role::Mixed(0)), (12, Role::Mixed(100)), (3, Role::Prefix), (3, Role::Delete)];
-    kinds.into_iter().flat_map(|(clients, role)| vec![role; clients]).collect()
 }
 
 fn how(part: &Part) -> String {
-    let who = if part.harder {
-        "12 clients put, 12 get, 3 read a whole prefix of 1,000 keys, 3 delete"
-    } else {
-        "30 clients, 80 % gets, 20 % puts"
+    let who = match part.mix {
+        Mix::Analysis => "30 clients, 80 % gets, 20 % puts",
+        Mix::Harder => {
+            "12 clients put, 12 get, 3 read a whole prefix of 1,000 keys, 3 delete, each as fast as it is answered"
+        }
+        Mix::Blend => {
+            "30 clients, each of which puts, gets, reads a whole prefix of 1,000 keys or deletes, 40 to 40 to 10 to 10 of a hundred \
+             times: every design does the same work for an operation, and holds about four fifths of the keys"
+        }
     };
     let path = match part.raft {
         None => "Engine alone: commands are numbered, encoded, decoded and applied, without raft and log.",
@@ -88,109 +119,173 @@ fn how(part: &Part) -> String {
              that wait at the same time still share a write of the log, as raft libraries do by themselves.)"
         }
     };
+    let sum = if part.mix == Mix::Harder {
+        " The sum of operations tells little: it counts the read of a thousand keys like the get of one, and a design that is slow \
+         with one kind does more of the others; where deletes outrun puts, gets and prefixes find less. So each kind stands for \
+         itself here, with the keys that were read; 1f and 1g have the sum, in fixed proportions."
+    } else {
+        ""
+    };
     format!(
         "{who}; {KEYS} keys, values of {VALUE_BYTES} bytes. {path} The first two designs have the analysed pipeline \
-         (JSON, numbers from a mutex, a second lock for the answer), the others none of it."
+         (JSON, numbers from a mutex, a second lock for the answer), the others none of it.{sum}"
     )
 }
 
+/// The rounds of one design.
+struct Entry {
+    rival: &'static Rival,
+    rounds: Vec<Sample>,
+}
+
 fn part(lab: &Lab, part: &Part) -> Result<Section> {
-    let (keys, value, roles) = (Keys::new(KEYS), value(VALUE_BYTES), roles(part.harder));
-    let rivals = lab.rivals()?;
-    let bar = lab.bar(part.id, rivals.len() * lab.rounds as usize);
-    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); rivals.len()];
+    let (keys, value, roles) = (Keys::new(KEYS), value(VALUE_BYTES), roles(part.mix));
+    let entry = |rival| Entry { rival, rounds: Vec::new() };
+    let mut entries: Vec<Entry> = lab.rivals()?.into_iter().chain([&NO_ENGINE]).map(entry).collect();
+    let bar = lab.bar(part.id, entries.len() * lab.rounds as usize);
     for _ in 0..lab.rounds {
-        for (rival, samples) in rivals.iter().zip(&mut samples) {
+        for Entry { rival, rounds } in &mut entries {
             bar.set_message(rival.name);
             let Some(Entrant { engine, _dir, .. }) = lab.entrant(rival)? else { continue };
             fill(engine.as_ref(), keys.all(), &value)?;
             let target = Target::new(Path::new(engine, rival.switches), part.raft, &lab.out)?;
             run(&target, &keys, &value, &roles, WARM_UP.min(lab.round_secs()), &lab.stop)?;
-            samples.push(run(&target, &keys, &value, &roles, lab.round_secs(), &lab.stop)?);
+            rounds.push(run(&target, &keys, &value, &roles, lab.round_secs(), &lab.stop)?);
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    Ok(section(part, &rivals, &samples))
-}
-
-fn section(part: &Part, rivals: &[&Rival], samples: &[Vec<Sample>]) -> Section {
     let mut section = Section::new(part.id, part.title, how(part));
-    let mut head =
-        vec!["design", "operations/s", "CPU/op, us", "get p50 / p99 / p99.9, us", "put p50 / p99, us", "ours is"];
-    let kinds = KINDS.map(|kind| format!("{kind}/s"));
-    if part.harder {
-        head.extend(kinds.iter().map(String::as_str));
-    } else {
-        head.push("analysis says");
-    }
-    let mut table = Table::new("Medians; in brackets the lowest and the highest round", &head);
-    let mut figures = Vec::new();
-    for (rival, rounds) in rivals.iter().zip(samples) {
-        let of = |what: fn(&Sample) -> f64| rounds.iter().map(what).collect::<Vec<f64>>();
-        section.keep(&format!("{}.cpu_us", rival.name), &of(|sample| sample.cpu_us));
-        if let Some(figure) = section.keep(rival.name, &of(|sample| sample.per_second)) {
-            figures.push((rival.name, figure));
+    section.keep("cores", &[std::thread::available_parallelism().map_or(1, usize::from) as f64]);
+    for Entry { rival, rounds } in &entries {
+        let mut keep = |what: &str, of: &dyn Fn(&Sample) -> f64| {
+            section.keep(&format!("{}{what}", rival.name), &rounds.iter().map(of).collect::<Vec<f64>>());
+        };
+        keep("", &|sample| sample.per_second);
+        keep(".cpu_us", &|sample| sample.cpu_us);
+        keep(".keys", &|sample| sample.keys);
+        for (index, kind) in KINDS.iter().enumerate() {
+            keep(&format!(".{kind}"), &|sample| sample.kinds[index]);
         }
     }
+    if part.mix == Mix::Harder {
+        by_kind(&mut section, &entries)
+    } else {
+        by_sum(&mut section, part, &entries)
+    }
+    section.says.extend(harness(&section, part));
+    Ok(section)
+}
+
+/// Median and spread of something for each design.
+fn figures(section: &Section, entries: &[Entry], what: &str) -> Vec<(&'static str, Figure)> {
+    let rounds = |entry: &Entry| section.rounds.get(&format!("{}{what}", entry.rival.name)).cloned();
+    entries.iter().filter_map(|entry| Some((entry.rival.name, Figure::of(rounds(entry)?)?))).collect()
+}
+
+/// The designs' figures, without those of no engine.
+fn of_designs(mut figures: Vec<(&'static str, Figure)>) -> Vec<(&'static str, Figure)> {
+    figures.retain(|(name, _)| *name != NO_ENGINE.name);
+    figures
+}
+
+fn bars(title: &str, unit: &str, figures: &[(&'static str, Figure)]) -> Chart {
+    let bar = |(name, figure): &(&str, Figure)| ((*name).to_owned(), figure.median, figure.lowest, figure.highest);
+    Chart::Bars { title: title.to_owned(), unit: unit.into(), bars: figures.iter().map(bar).collect() }
+}
+
+/// Where every design does the same work for an operation: how many operations.
+fn by_sum(section: &mut Section, part: &Part, entries: &[Entry]) {
+    let blend = part.mix == Mix::Blend;
+    let mut head = vec!["design", "operations/s", "CPU/op, us", "get p50 / p99 / p99.9, us", "put p50 / p99, us"];
+    head.extend(blend.then_some("prefix read p50 / p99, us"));
+    head.push("ours is");
+    head.extend((!blend).then_some("analysis says"));
+    let mut table = Table::new("Medians; in brackets the lowest and the highest round", &head);
+    let speeds = figures(section, entries, "");
     let ours = section.figures.get(OURS).copied().unwrap_or_default();
-    for (rival, rounds) in rivals.iter().zip(samples) {
-        let Some((_, speed)) = figures.iter().find(|(name, _)| *name == rival.name) else { continue };
+    for (Entry { rival, rounds }, (_, speed)) in entries.iter().zip(&speeds) {
         let cpu = section.figures.get(&format!("{}.cpu_us", rival.name)).copied().unwrap_or_default();
         let mut row = vec![
             rival.name.to_owned(),
             spread(*speed),
             number(cpu),
-            latencies(rounds, |sample| sample.get_us, 3),
-            latencies(rounds, |sample| sample.put_us, 2),
-            format!("{} x", number(ours / speed.median)),
+            latencies(rounds, GET, 3),
+            latencies(rounds, PUT, 2),
         ];
-        if part.harder {
-            for (index, kind) in KINDS.iter().enumerate() {
-                let rounds: Vec<f64> = rounds.iter().map(|sample| sample.kinds[index]).collect();
-                let kept = section.keep(&format!("{}.{kind}", rival.name), &rounds);
-                row.push(kept.map_or_else(|| "-".into(), |figure| number(figure.median)));
-            }
-        } else {
-            row.push(rival.predicted.to_owned());
-        }
+        row.extend(blend.then(|| latencies(rounds, PREFIX, 2)));
+        row.push(format!("{} x", number(ours / speed.median)));
+        row.extend((!blend).then(|| rival.predicted.to_owned()));
         table.rows.push(row);
     }
-    let bars = figures.iter().map(|(name, figure)| ((*name).to_owned(), figure.median, figure.lowest, figure.highest));
-    let title = "Operations per second (longer is better)".to_owned();
-    section.charts.push(Chart::Bars { title, unit: "operations/s".into(), bars: bars.collect() });
     section.tables.push(table);
-    let why = match (part.harder, part.raft) {
-        (true, _) => WHY_HARDER,
-        (false, Some(_)) => WHY_RAFT,
-        (false, None) => WHY_ALONE,
+    let speeds = of_designs(speeds);
+    section.charts.push(bars("Operations per second (longer is better)", "operations/s", &speeds));
+    let why = match (part.mix, part.raft) {
+        (_, Some(_)) => WHY_RAFT,
+        (Mix::Blend, None) => WHY_BLEND,
+        (_, None) => WHY_ALONE,
     };
-    section.says.extend(standing("Operations per second", &figures, true, why));
-    if part.harder {
-        section.says.extend(by_kind(&section));
-    }
-    section
+    section.says.extend(standing("Operations per second", &speeds, true, why));
 }
 
-/// In a closed loop a design that is slow with prefixes does more of everything else, so the sum alone tells little.
-fn by_kind(section: &Section) -> Option<String> {
-    let against = |rival: &str| {
-        let ratio = |kind: &&str| {
-            let of = |design: &str| section.figures.get(&format!("{design}.{kind}")).copied();
-            Some(format!("{} x the {kind}", number(of(OURS)? / of(rival)?)))
-        };
-        let ratios: Option<Vec<String>> = KINDS.iter().map(ratio).collect();
-        Some(format!("{} of {rival}", ratios?.join(", ")))
-    };
-    let rivals: Vec<String> = ["global-lock", "rocksdb"].into_iter().filter_map(against).collect();
-    let none = rivals.is_empty();
-    (!none).then(|| {
-        format!("Kind by kind, as clients that never pause share the cores: snapshot does {}.", rivals.join("; "))
-    })
+/// Where the work for an operation depends on the design: each kind for itself.
+fn by_kind(section: &mut Section, entries: &[Entry]) {
+    let mut head = vec!["design".to_owned()];
+    head.extend(KINDS.map(|kind| format!("{kind}/s")));
+    head.extend(["keys read/s".into(), "all operations/s".into(), "CPU/op, us".into()]);
+    let mut speeds = Table::new("Of each kind; medians", &head.iter().map(String::as_str).collect::<Vec<&str>>());
+    let head: Vec<String> = KINDS.iter().map(|kind| format!("{kind}, us")).collect();
+    let mut head: Vec<&str> = head.iter().map(String::as_str).collect();
+    head.insert(0, "design");
+    let mut times = Table::new("p50 / p99 of each kind", &head);
+    head.extend(["keys read", "all operations"]);
+    let mut ratios = Table::new("snapshot does so many times what the design does", &head);
+    ratios.head.iter_mut().zip(["design"].into_iter().chain(KINDS)).for_each(|(cell, kind)| kind.clone_into(cell));
+    for Entry { rival, rounds } in entries {
+        let of =
+            |design: &str, what: &str| section.figures.get(&format!("{design}{what}")).copied().unwrap_or_default();
+        let kinds = KINDS.map(|kind| format!(".{kind}"));
+        let all = || kinds.iter().map(String::as_str).chain([".keys", ""]);
+        let row = |cells: Vec<String>| [vec![rival.name.to_owned()], cells].concat();
+        speeds.rows.push(row(all().chain([".cpu_us"]).map(|what| number(of(rival.name, what))).collect()));
+        times.rows.push(row((0..KINDS.len()).map(|kind| latencies(rounds, kind, 2)).collect()));
+        let ratio = |what: &str| format!("{} x", number(of(OURS, what) / of(rival.name, what)));
+        ratios.rows.push(row(all().map(ratio).collect()));
+    }
+    section.tables = vec![speeds, ratios, times];
+    let keys = of_designs(figures(section, entries, ".keys"));
+    let puts = of_designs(figures(section, entries, ".puts"));
+    section.charts.push(bars("Keys read per second (longer is better)", "keys/s", &keys));
+    section.charts.push(bars("Puts per second (longer is better)", "puts/s", &puts));
+    section.says.extend(standing("Keys read per second", &keys, true, WHY_KEYS));
+    section.says.extend(standing("Puts per second", &puts, true, WHY_PUTS));
+}
+
+/// What the clients and the codec take of an operation: what no engine can be better than.
+fn harness(section: &Section, part: &Part) -> Option<String> {
+    let of = |design: &str, what: &str| section.figures.get(&format!("{design}{what}")).copied();
+    let (speed, cpu) = (of(NO_ENGINE.name, "")?, of(NO_ENGINE.name, ".cpu_us")?);
+    if part.mix == Mix::Harder {
+        return None;
+    }
+    let share = |design: &str| Some(format!("{} % of {design}'s", number(100.0 * cpu / of(design, ".cpu_us")?)));
+    let ceiling = |design: &str| Some(format!("{} x {design}", number(speed / of(design, "")?)));
+    let list = |texts: [Option<String>; 3]| texts.into_iter().flatten().collect::<Vec<String>>().join(", ");
+    let shares = list([share(OURS), share("rocksdb"), share("global-lock")]);
+    Some(format!(
+        "What is around an engine (the clients' random numbers, commands and clock, {}), with an engine that keeps nothing and hands \
+         out one value, does {} operations a second at {} us of CPU each: {shares}. So no design can be more than {} here.",
+        if part.raft.is_some() { "codec, raft and log" } else { "and the codec" },
+        number(speed),
+        number(cpu),
+        list([ceiling("rocksdb"), ceiling("global-lock"), None]).replacen(", ", ", or ", 1)
+    ))
 }
 
 /// Medians of the first `count` percentiles.
-fn latencies(rounds: &[Sample], of: fn(&Sample) -> Option<[f64; 3]>, count: usize) -> String {
+fn latencies(rounds: &[Sample], kind: usize, count: usize) -> String {
+    let of = |sample: &Sample| sample.kinds_us[kind];
     let median = |index: usize| Figure::of(rounds.iter().filter_map(of).map(|percentiles| percentiles[index]));
     let texts: Vec<String> = (0..count).filter_map(median).map(|figure| number(figure.median)).collect();
     if texts.is_empty() { "-".into() } else { texts.join(" / ") }

@@ -77,7 +77,7 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
             let gets: Vec<f64> = samples.iter().map(|sample| sample.kinds[GET]).collect();
             let name = format!("{}.{readers}r{writers}w", rival.name);
             let Some(figure) = section.keep(&name, &gets) else { continue };
-            let p999: Vec<f64> = samples.iter().filter_map(|sample| Some(sample.get_us?[2])).collect();
+            let p999: Vec<f64> = samples.iter().filter_map(|sample| Some(sample.kinds_us[GET]?[2])).collect();
             let p999 = section.keep(&format!("{name}.p999_us"), &p999);
             rows.0.push(spread(figure));
             rows.1.push(p999.map_or_else(|| "-".into(), |p999| number(p999.median)));
