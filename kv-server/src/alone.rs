@@ -9,8 +9,9 @@ use kv_codec::record::EntryKind;
 use kv_raft::{RealDisk, RecoverError, RecoverOptions, StateMachine, SyncMode, TailLimits, recover};
 use kv_store::Store;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
+use crate::bell;
 use crate::data_dir::{DataDir, DataDirError, Identity};
 use crate::ids;
 use crate::machine::Machine;
@@ -61,5 +62,5 @@ pub(crate) fn go_on_alone(data_dir: &mut DataDir) -> Result<Option<Vec<u64>>, Al
 
 /// A state machine that tells nobody.
 fn machine(store: Store) -> Machine {
-    Machine::new(store, mpsc::unbounded_channel().0, watch::channel(0).0)
+    Machine::new(store, bell::Sender::nowhere(), watch::channel(0).0)
 }

@@ -42,6 +42,7 @@ mod alone;
 mod authority;
 mod backup;
 pub mod banner;
+mod bell;
 pub mod client;
 pub mod config;
 mod corruption;

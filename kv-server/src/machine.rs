@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kv_raft::{ConfChange, LogEntry, MachineError, Membership, Position, StateMachine};
 use kv_store::{Applied, Leases, Members, SnapshotLoader, Store, View};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
+use crate::bell;
 use crate::lessors::Lessors;
 use crate::waiters::Completion;
 use crate::watches::Watches;
@@ -18,7 +19,7 @@ const PURGE_BLOCKS: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Machine {
     store: Store,
-    completions: mpsc::UnboundedSender<Completion>,
+    completions: bell::Sender<Completion>,
     /// The published index, for reads that wait for one.
     applied: watch::Sender<u64>,
     /// The state before a snapshot was installed, until the new one is published.
@@ -32,11 +33,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(
-        store: Store,
-        completions: mpsc::UnboundedSender<Completion>,
-        applied: watch::Sender<u64>,
-    ) -> Self {
+    pub(crate) fn new(store: Store, completions: bell::Sender<Completion>, applied: watch::Sender<u64>) -> Self {
         let watches = Arc::new(Watches::new(store.view()));
         let leases = store.view().leases().clone();
         let members = store.view().members().clone();
@@ -112,8 +109,7 @@ impl StateMachine for Machine {
 
     fn done(&mut self, results: Vec<(u64, Applied)>) {
         if !results.is_empty() {
-            // Nobody listens any more once the server shuts down.
-            drop(self.completions.send(Completion::Applied(results)));
+            self.completions.send(Completion::Applied(results));
         }
     }
 

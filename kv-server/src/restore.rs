@@ -9,9 +9,10 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use kv_raft::{RealDisk, RecoverOptions, SyncMode, TailLimits, recover};
 use kv_store::Store;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::backup::{self, Backup};
+use crate::bell;
 use crate::config::{Config, Output, SnapshotCommand};
 use crate::data_dir::DataDir;
 use crate::machine::Machine;
@@ -72,9 +73,8 @@ fn restore(found: Backup, config: &Config, bump_revision: u64, mark_compacted: b
     let mut data_dir = DataDir::open(path, identity)?;
     let disk = Arc::new(RealDisk::new(data_dir.path(), SyncMode::Fsync));
     let options = RecoverOptions { log: log_options(data_dir.identity()), tail: TailLimits::default() };
-    let (completions, _results) = mpsc::unbounded_channel();
     let (applied, _) = watch::channel(0);
-    recover(&disk, &options, Machine::new(Store::from_view(view), completions, applied))?;
+    recover(&disk, &options, Machine::new(Store::from_view(view), bell::Sender::nowhere(), applied))?;
     data_dir.note_log()?;
     Ok(format!("restored {keys} keys at revision {revision} to {}\n", path.display()))
 }

@@ -18,10 +18,11 @@ use kv_store::{Members, View};
 use slog::{Logger, crit, info, warn};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::alone::AloneError;
+use crate::bell;
 use crate::config::{Config, Url};
 use crate::corruption::{self, Inconsistent};
 use crate::data_dir::{DataDir, DataDirError, Identity, Resync};
@@ -77,6 +78,9 @@ pub enum StartError {
         /// Why not.
         source: RecoverError,
     },
+    /// The operating system gives no pipe.
+    #[error("cannot open a pipe: {0}; let this process open more files")]
+    Bell(std::io::Error),
     /// The operating system gives no random numbers.
     #[error("cannot draw a random number: {0}")]
     Random(getrandom::Error),
@@ -166,7 +170,7 @@ impl Server {
         let clients = bind_all(&config.listen_client_urls, "--listen-client-urls").await?;
         let peer_sockets = bind_all(&config.listen_peer_urls, "--listen-peer-urls").await?;
         let config = Arc::new(config);
-        let (completions, inbox) = mpsc::unbounded_channel();
+        let (completions, inbox) = bell::channel().map_err(StartError::Bell)?;
         let (applied, applied_seen) = watch::channel(0);
         let recovered = recover_or_resync(&config, identity, genesis, (&completions, applied), logger).await?;
         log_recovery(logger, &recovered, started.elapsed());
@@ -232,11 +236,12 @@ impl Running {
     fn begin(
         config: &Arc<Config>,
         recovered: Recovered,
-        (completions, inbox): (mpsc::UnboundedSender<Completion>, mpsc::UnboundedReceiver<Completion>),
+        (completions, inbox): (bell::Sender<Completion>, bell::Receiver<Completion>),
         applied: watch::Receiver<u64>,
         logger: &Logger,
     ) -> Result<Self, StartError> {
         let Recovered { data_dir, disk, replica } = recovered;
+        let inbox = inbox.listen().map_err(StartError::Bell)?;
         let (identity, epoch) = (locked(&data_dir).identity(), replica.epoch);
         let metrics = Metrics::new(&Names {
             server_version: config.report_version.server(),
@@ -470,7 +475,7 @@ fn driver_config(config: &Config, identity: Identity, epoch: u64) -> Result<Driv
 
 /// Whom the driver's events go to. It keeps the data directory locked as long as the driver lives.
 struct EventHandler {
-    completions: mpsc::UnboundedSender<Completion>,
+    completions: bell::Sender<Completion>,
     config: Arc<Config>,
     data_dir: Arc<Mutex<DataDir>>,
     peers: Arc<Peers>,
@@ -502,8 +507,7 @@ fn event_handler(to: EventHandler) -> Box<dyn FnMut(DriverEvent<View>) + Send> {
             }
             DriverEvent::Fatal(error) => abort(config, &error.to_string()),
         };
-        // Nobody waits any more once the server shuts down.
-        drop(completions.send(completion));
+        completions.send(completion);
     })
 }
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 use kv_codec::command::set_seq;
 use kv_raft::{Handle, Input, ProposeError, RejectReason};
 use kv_store::Applied;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
+use crate::bell;
 use crate::reads::Reads;
 use crate::status::ApiError;
 
@@ -194,7 +195,7 @@ pub(crate) fn not_queued(error: ProposeError) -> ApiError {
 pub(crate) async fn run(
     waiters: Arc<Waiters>,
     driver: Handle,
-    mut completions: mpsc::UnboundedReceiver<Completion>,
+    mut completions: bell::Listener<Completion>,
     mut left: watch::Receiver<bool>,
 ) {
     let mut has_left = false;

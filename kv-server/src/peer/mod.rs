@@ -45,6 +45,7 @@ pub(crate) use questions::{Answer, Question};
 use questions::{Asked, Asker};
 use snapshot_in::Intake;
 
+use crate::bell;
 use crate::config::Config;
 use crate::data_dir::Identity;
 use crate::join;
@@ -78,7 +79,7 @@ pub(crate) struct Shared {
     epoch: u64,
     frame_bytes_max: usize,
     driver: OnceLock<Handle>,
-    completions: mpsc::UnboundedSender<Completion>,
+    completions: bell::Sender<Completion>,
     /// How many connections of each member speak to this one.
     speaking: Mutex<BTreeMap<u64, usize>>,
     /// Says that this member is no part of the cluster any more.
@@ -109,8 +110,7 @@ impl Shared {
             if let PeerMessage::Forward { batch, .. } = message.body {
                 let commands = Batch::decode(&batch).into_iter().flatten();
                 let numbers = commands.filter_map(|command| command.ok().map(|command| command.header.seq));
-                // Nobody waits any more once the server shuts down.
-                drop(self.completions.send(Completion::Rejected(numbers.collect(), RejectReason::NoLeader)));
+                self.completions.send(Completion::Rejected(numbers.collect(), RejectReason::NoLeader));
             }
         }
     }
@@ -165,7 +165,7 @@ pub(crate) struct PeersConfig {
     pub(crate) identity: Identity,
     pub(crate) epoch: u64,
     pub(crate) request_bytes_max: usize,
-    pub(crate) completions: mpsc::UnboundedSender<Completion>,
+    pub(crate) completions: bell::Sender<Completion>,
     pub(crate) left: watch::Sender<bool>,
     pub(crate) fatal: Box<dyn Fn(&str) + Send + Sync>,
     pub(crate) metrics: PeerMetrics,

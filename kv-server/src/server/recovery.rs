@@ -6,9 +6,10 @@ use std::time::Duration;
 use kv_raft::{FileLog, RealDisk, RecoverOptions, Replica, SyncMode, TailLimits, recover};
 use kv_store::Store;
 use slog::{Logger, info, warn};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{StartError, log_options};
+use crate::bell;
 use crate::config::Config;
 use crate::data_dir::{DataDir, Identity, Resync};
 use crate::machine::Machine;
@@ -27,7 +28,7 @@ pub(super) async fn recover_or_resync(
     config: &Arc<Config>,
     identity: Identity,
     genesis: Store,
-    (completions, applied): (&mpsc::UnboundedSender<Completion>, watch::Sender<u64>),
+    (completions, applied): (&bell::Sender<Completion>, watch::Sender<u64>),
     logger: &Logger,
 ) -> Result<Recovered, StartError> {
     let machine = |store| Machine::new(store, completions.clone(), applied.clone());
