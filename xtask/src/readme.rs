@@ -95,7 +95,7 @@ fn table(run: &Value) -> Option<String> {
     }
     let (cpu, cores) = (run["cpu"].as_str()?, run["cores"].as_u64()?);
     text += &format!(
-        "\nMedians of {rounds} interleaved round(s) of {secs} s, values of 256 B where nothing else is said, both durable, on one machine: {cores} \
+        "\nMedians of {rounds} interleaved round(s) of {secs} s, values of 256 B where nothing else is said, each with its own defaults for syncing, on one machine: {cores} \
          cores of {cpu}, shared by server and client.\nThe rival is {}: {}.\n\n",
         name(rival)?,
         servers[rival]["about"].as_str()?
