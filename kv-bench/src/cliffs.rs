@@ -51,6 +51,9 @@ pub struct Options {
     /// Rounds; the servers take turns.
     #[arg(long, default_value_t = 1)]
     pub rounds: u32,
+    /// Only the rows that have this in their names.
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    pub row: String,
 }
 
 /// Runs the rows on every server and writes the report.
@@ -61,6 +64,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     let Options { rounds, contents: Contents { keys, value }, .. } = *options;
     options.contents.check(KEYS_MIN..=KEYS_MAX)?;
     ensure!((1..=20).contains(&rounds), "--rounds is from 1 to 20, not {rounds}");
+    ensure!(ROWS.iter().any(|row| is_wanted(row, options)), "--row {:?} names none: {}", options.row, names());
     let targets = options.race.prepare(TOOL).await?;
     let seed = fastrand::u64(..);
     eprintln!("kv-bench cliffs: seed {seed}");
@@ -85,6 +89,9 @@ async fn rows(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>>
     let mut row = async |[puts, gets]: [&'static str; 2],
                          server: &Running,
                          work: &mut (dyn Future<Output = Result<()>> + Unpin)| {
+        if !is_wanted(&[puts, gets], options) {
+            return Ok(());
+        }
         tokio::time::sleep(SETTLE).await;
         let pulse = Pulse::start(server, Beat::PutsAndGets, EVERY)?;
         let done = work.await;
@@ -113,6 +120,8 @@ async fn rows(target: &Target, options: &Options, seed: u64) -> Result<Vec<Row>>
     Ok(figures.finish())
 }
 
+/// All rows, in their order.
+const ROWS: [[&str; 2]; 7] = [QUIET, LIST, LISTS, UNREAD, BACKUP, COMPACTION, SNAPSHOTS];
 /// What is said of each row: of its puts, of its gets.
 const QUIET: [&str; 2] = ["nothing else: puts", "nothing else: gets"];
 const LIST: [&str; 2] = ["a list of all keys: puts", "a list of all keys: gets"];
@@ -123,6 +132,14 @@ const COMPACTION: [&str; 2] =
     ["a compaction of a revision for each key: puts", "a compaction of a revision for each key: gets"];
 const SNAPSHOTS: [&str; 2] =
     ["snapshots, one after a thousand entries: puts", "snapshots, one after a thousand entries: gets"];
+
+fn is_wanted(row: &[&str; 2], options: &Options) -> bool {
+    row.iter().any(|name| name.contains(&options.row))
+}
+
+fn names() -> String {
+    ROWS.map(|[puts, _]| puts.trim_end_matches(": puts")).join("; ")
+}
 
 async fn wait() -> Result<()> {
     tokio::time::sleep(FOR).await;

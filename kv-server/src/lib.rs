@@ -74,6 +74,7 @@ mod resync;
 mod server;
 mod service;
 pub mod status;
+mod steps;
 mod turns;
 mod upkeep;
 pub mod version;

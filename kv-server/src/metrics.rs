@@ -48,6 +48,8 @@ struct Gauges {
     entries: IntGauge,
     commands: IntGauge,
     snapshots: IntGauge,
+    answer_steps: IntGauge,
+    answers_in_steps: IntGauge,
     watch_streams: IntGauge,
     watchers: IntGauge,
     slow_watchers: IntGauge,
@@ -157,6 +159,8 @@ impl Gauges {
             entries: gauge("kv_log_entries_total", "Entries with commands that this member proposed."),
             commands: gauge("kv_log_commands_total", "Commands in them."),
             snapshots: gauge("kv_snapshots_total", "Snapshots written."),
+            answer_steps: gauge("kv_answer_steps_total", "Steps in which large answers were made."),
+            answers_in_steps: gauge("kv_answers_in_steps", "Large answers that are being made while they are sent."),
             watch_streams: gauge("etcd_debugging_mvcc_watch_stream_total", "Streams of watches."),
             watchers: gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
             slow_watchers: gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers of streams that fell behind."),
@@ -188,6 +192,8 @@ impl Gauges {
         set(&self.entries, raft.entries);
         set(&self.commands, raft.commands);
         set(&self.snapshots, raft.snapshots);
+        set(&self.answer_steps, core.steps.made());
+        set(&self.answers_in_steps, core.steps.answers() as u64);
         let watches = core.watches.counts();
         set(&self.watch_streams, watches.streams as u64);
         set(&self.watchers, watches.watchers as u64);

@@ -35,6 +35,7 @@ use crate::peer::{self, Peers, PeersConfig};
 use crate::resync::ResyncError;
 use crate::service::{BACKUPS_MAX, Core, Leader, Limits};
 use crate::status::ApiError;
+use crate::steps::Steps;
 use crate::waiters::{self, Completion, Waiters};
 use crate::{gateway, grpc, http, ids, lessors, resync, upkeep, watches};
 use recovery::{Recovered, locked, log_recovery, recover_or_resync};
@@ -292,6 +293,7 @@ impl Running {
             peers,
             applied,
             leader,
+            steps: Arc::new(Steps::new()),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             metrics,
         });

@@ -1,18 +1,19 @@
 //! Calls that go past tonic's codec.
 //!
-//! * Range: tonic has a message whole in memory before it sends the first byte, in a buffer that grows by doubling. A list of all keys is
-//!   as long as the store, so its bytes are made here as fast as the client takes them.
+//! * Range, DeleteRange: tonic has a message whole in memory before it sends the first byte, in a buffer that grows by doubling. A list of all
+//!   keys is as long as the store, so its bytes are made here as fast as the client takes them.
 //! * Txn: the generated decoder takes less nesting than etcd; see [`nested`](super::nested).
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use prost::{DecodeError, Message as _};
+use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -21,18 +22,19 @@ use tower::Service;
 use super::nested::{NestedError, decode_txn};
 use super::oversize::too_large;
 use super::{Api, kv};
-use crate::proto::etcdserverpb::RangeRequest;
-use crate::service::{EncodedRange, RangeRest};
+use crate::proto::etcdserverpb::{DeleteRangeRequest, RangeRequest};
+use crate::service::Encoded;
 use crate::status::ApiError;
 
 pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
+const DELETE_RANGE: &str = "/etcdserverpb.KV/DeleteRange";
 const TXN: &str = "/etcdserverpb.KV/Txn";
 /// What stands before a message: whether it is compressed (1 byte), its length (4).
 const PREFIX_BYTES: usize = 5;
 /// The longest answer that gRPC's clients take, and etcd sends.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 
-/// Answers Range and Txn; hands everything else on.
+/// Answers Range, DeleteRange and Txn; hands everything else on.
 #[derive(Debug, Clone)]
 pub(super) struct Direct<S> {
     pub(super) api: Api,
@@ -64,6 +66,7 @@ where
         let (api, bytes_max) = (self.api.clone(), self.receive_bytes_max);
         match request.uri().path() {
             RANGE => Box::pin(async move { Ok(answer(api.range(request.into_body(), bytes_max).await)) }),
+            DELETE_RANGE => Box::pin(async move { Ok(answer(api.delete_range(request.into_body(), bytes_max).await)) }),
             TXN => Box::pin(async move { Ok(answer(api.txn(request.into_body(), bytes_max).await)) }),
             _ => Box::pin(self.others.call(request)),
         }
@@ -75,10 +78,17 @@ impl Api {
         let call = async {
             let request = RangeRequest::decode(receive(body, bytes_max).await?).map_err(undecodable)?;
             self.core.check_learner_range(&request)?;
-            let EncodedRange { len, first, rest } = self.core.encoded_range(&request, PREFIX_BYTES).await?;
-            Message::new(len, first, rest)
+            Message::new(self.core.encoded_range(&request, PREFIX_BYTES).await?)
         };
         self.counted(kv::SERVICE, "Range", call).await
+    }
+
+    async fn delete_range(&self, body: Body, bytes_max: usize) -> Result<Message, Status> {
+        let call = async {
+            let request = DeleteRangeRequest::decode(receive(body, bytes_max).await?).map_err(undecodable)?;
+            Message::new(self.core.encoded_delete_range(&request, PREFIX_BYTES).await?)
+        };
+        self.counted(kv::SERVICE, "DeleteRange", call).await
     }
 
     async fn txn(&self, body: Body, bytes_max: usize) -> Result<Message, Status> {
@@ -88,12 +98,7 @@ impl Api {
                 NestedError::Decode(error) => undecodable(error),
                 NestedError::TooDeep | NestedError::TooMany => ApiError::TooManyOps.into(),
             })?;
-            let response = self.core.txn(&request).await?;
-            let len = response.encoded_len();
-            let mut message = BytesMut::with_capacity(PREFIX_BYTES + len);
-            message.put_bytes(0, PREFIX_BYTES);
-            response.encode(&mut message).expect("the buffer grows");
-            Message::new(len, message, None)
+            Message::new(self.core.encoded_txn(&request, PREFIX_BYTES).await?)
         };
         self.counted(kv::SERVICE, "Txn", call).await
     }
@@ -138,7 +143,7 @@ async fn receive(mut body: Body, bytes_max: usize) -> Result<Bytes, Status> {
 struct Message {
     /// Prefix and first bytes.
     first: BytesMut,
-    rest: Option<RangeRest>,
+    rest: Option<mpsc::Receiver<Bytes>>,
     state: State,
 }
 
@@ -150,8 +155,8 @@ enum State {
 }
 
 impl Message {
-    /// A message of `len` bytes that begins with `first`, after room for the prefix, and goes on with `rest`.
-    fn new(len: usize, mut first: BytesMut, rest: Option<RangeRest>) -> Result<Self, Status> {
+    /// A message that has room for the prefix in front.
+    fn new(Encoded { len, mut first, rest }: Encoded) -> Result<Self, Status> {
         if len > MESSAGE_BYTES_MAX {
             let why = format!("grpc: trying to send message larger than max ({len} vs. {MESSAGE_BYTES_MAX})");
             return Err(Status::resource_exhausted(why));
@@ -177,16 +182,17 @@ impl http_body::Body for Message {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         let frame = match this.state {
             State::First => {
                 this.state = State::Rest;
                 Frame::data(std::mem::take(&mut this.first).freeze())
             }
-            State::Rest => match this.rest.as_mut().and_then(RangeRest::next_chunk) {
-                Some(chunk) => Frame::data(chunk),
-                None => {
+            State::Rest => match this.rest.as_mut().map_or(Poll::Ready(None), |rest| rest.poll_recv(context)) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(piece)) => Frame::data(piece),
+                Poll::Ready(None) => {
                     this.state = State::Done;
                     let mut trailers = HeaderMap::with_capacity(1);
                     trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));

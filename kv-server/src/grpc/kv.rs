@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use futures_util::stream;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
 
@@ -27,26 +28,23 @@ impl Kv for Api {
         self.unary(SERVICE, "Put", self.core.put(request.get_ref())).await
     }
 
-    async fn delete_range(
-        &self,
-        request: Request<DeleteRangeRequest>,
-    ) -> Result<Response<DeleteRangeResponse>, Status> {
-        self.unary(SERVICE, "DeleteRange", self.core.delete_range(request.get_ref())).await
+    async fn delete_range(&self, _: Request<DeleteRangeRequest>) -> Result<Response<DeleteRangeResponse>, Status> {
+        unreachable!("`Direct` answers it before tonic sees it")
     }
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         let mut streamed = Streamed::begin(&self.core, SERVICE, "RangeStream", "server_stream");
-        let mut parts = self.core.range_stream(request.into_inner()).await.inspect_err(|error| {
+        let parts = self.core.range_stream(request.into_inner()).await.inspect_err(|error| {
             streamed.end(error.code());
         })?;
-        let answers = std::iter::from_fn(move || {
-            let part = parts.next();
+        let answers = stream::unfold((parts, streamed), async |(mut parts, mut streamed)| {
+            let part = parts.recv().await;
             if part.is_none() {
                 streamed.end(Code::Ok);
             }
-            part.map(Ok)
+            Some((Ok(part?), (parts, streamed)))
         });
-        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn txn(&self, _: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {

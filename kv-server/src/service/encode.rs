@@ -4,8 +4,25 @@ use bytes::BufMut;
 use kv_store::Block;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-/// The field of [`RangeResponse`](crate::proto::etcdserverpb::RangeResponse) that holds its pairs.
-const KVS: u32 = 2;
+/// How pairs stand in a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    /// The field that they are in.
+    field: u32,
+    /// Whether their values are left out.
+    keys_only: bool,
+}
+
+impl Form {
+    /// As those of a [`DeleteRangeResponse`](crate::proto::etcdserverpb::DeleteRangeResponse).
+    pub(super) const PREV_KVS: Self = Self { field: 3, keys_only: false };
+
+    /// As those of a [`RangeResponse`](crate::proto::etcdserverpb::RangeResponse).
+    pub(super) fn kvs(keys_only: bool) -> Self {
+        Self { field: 2, keys_only }
+    }
+}
+
 /// The fields of [`KeyValue`](crate::proto::mvccpb::KeyValue).
 const KEY: u32 = 1;
 const CREATE_REVISION: u32 = 2;
@@ -15,36 +32,36 @@ const VALUE: u32 = 5;
 const LEASE: u32 = 6;
 
 /// The bytes that [`put_kv`] appends.
-pub(super) fn kv_len(block: &Block, keys_only: bool) -> usize {
-    let len = pair_len(block, keys_only);
-    key_len(KVS) + encoded_len_varint(len as u64) + len
+pub(super) fn kv_len(block: &Block, form: Form) -> usize {
+    let len = pair_len(block, form);
+    key_len(form.field) + encoded_len_varint(len as u64) + len
 }
 
-/// Appends the pair as one of a range's; how many bytes that took.
-pub(super) fn put_kv(out: &mut impl BufMut, block: &Block, keys_only: bool) -> usize {
-    let len = pair_len(block, keys_only);
-    encode_key(KVS, WireType::LengthDelimited, out);
+/// Appends the pair as one of a message's; how many bytes that took.
+pub(super) fn put_kv(out: &mut impl BufMut, block: &Block, form: Form) -> usize {
+    let len = pair_len(block, form);
+    encode_key(form.field, WireType::LengthDelimited, out);
     encode_varint(len as u64, out);
     put_bytes(KEY, block.key(), out);
     put_int(CREATE_REVISION, block.create_revision(), out);
     put_int(MOD_REVISION, block.mod_revision(), out);
     put_int(VERSION, block.version(), out);
-    put_bytes(VALUE, value(block, keys_only), out);
+    put_bytes(VALUE, value(block, form), out);
     put_int(LEASE, block.lease(), out);
-    key_len(KVS) + encoded_len_varint(len as u64) + len
+    key_len(form.field) + encoded_len_varint(len as u64) + len
 }
 
-fn pair_len(block: &Block, keys_only: bool) -> usize {
+fn pair_len(block: &Block, form: Form) -> usize {
     bytes_len(KEY, block.key())
         + int_len(CREATE_REVISION, block.create_revision())
         + int_len(MOD_REVISION, block.mod_revision())
         + int_len(VERSION, block.version())
-        + bytes_len(VALUE, value(block, keys_only))
+        + bytes_len(VALUE, value(block, form))
         + int_len(LEASE, block.lease())
 }
 
-fn value(block: &Block, keys_only: bool) -> &[u8] {
-    if keys_only { b"" } else { block.value() }
+fn value(block: &Block, form: Form) -> &[u8] {
+    if form.keys_only { b"" } else { block.value() }
 }
 
 /// As everywhere in proto3, what is empty or zero is left out.
@@ -78,7 +95,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::proto::etcdserverpb::RangeResponse;
+    use crate::proto::etcdserverpb::{DeleteRangeResponse, RangeResponse};
     use crate::service::key_value;
 
     /// The bytes are those of the generated messages.
@@ -91,10 +108,15 @@ mod tests {
             }
             let message = RangeResponse { kvs: vec![kv], ..RangeResponse::default() }.encode_to_vec();
             let mut encoded = Vec::new();
-            let appended = put_kv(&mut encoded, block, keys_only);
+            let form = Form::kvs(keys_only);
+            let appended = put_kv(&mut encoded, block, form);
             assert_eq!(encoded, message, "{block:?}");
-            assert_eq!((appended, kv_len(block, keys_only)), (message.len(), message.len()), "{block:?}");
+            assert_eq!((appended, kv_len(block, form)), (message.len(), message.len()), "{block:?}");
         }
+        let message = DeleteRangeResponse { prev_kvs: vec![key_value(block)], ..DeleteRangeResponse::default() };
+        let mut encoded = Vec::new();
+        put_kv(&mut encoded, block, Form::PREV_KVS);
+        assert_eq!(encoded, message.encode_to_vec(), "{block:?}");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! KV: Range, Put, DeleteRange.
 
 use kv_codec::command::{Body, DeleteRange, Put};
-use kv_store::{KeyRange, Outcome, RangeQuery, SortOrder, SortTarget, View};
+use kv_store::{Block, KeyRange, Outcome, RangeQuery, SortOrder, SortTarget, View};
 
+use super::encode::Form;
+use super::pairs::{Around, Encoded, Pairs, STEP_BYTES, STEP_KEYS, pairs_len};
 use super::{Core, aside, count, key_value};
 use crate::proto::etcdserverpb::range_request;
 use crate::proto::etcdserverpb::{
@@ -56,6 +58,40 @@ impl Core {
 
     /// Deletes a range.
     pub(crate) async fn delete_range(&self, request: &DeleteRangeRequest) -> Result<DeleteRangeResponse, ApiError> {
+        let (answer, prev) = self.deleted(request).await?;
+        if prev.is_empty() {
+            return Ok(answer);
+        }
+        let prev_kvs = aside(move || Ok(prev.iter().map(key_value).collect())).await?;
+        Ok(DeleteRangeResponse { prev_kvs, ..answer })
+    }
+
+    /// Deletes a range; the answer is encoded straight from the blocks of what was there. In front of it `room` bytes are left free.
+    pub(crate) async fn encoded_delete_range(
+        &self,
+        request: &DeleteRangeRequest,
+        room: usize,
+    ) -> Result<Encoded, ApiError> {
+        let (begin, prev) = self.deleted(request).await?;
+        let form = Form::PREV_KVS;
+        let mut bytes = 0;
+        if prev.len() <= STEP_KEYS {
+            bytes = pairs_len(&prev, form);
+        } else {
+            for blocks in prev.chunks(STEP_KEYS) {
+                bytes += self.steps.take(|| pairs_len(blocks, form)).await;
+                tokio::task::yield_now().await;
+            }
+        }
+        let around = Around { begin, end: (), form, bytes, room };
+        if bytes <= STEP_BYTES {
+            return Ok(around.whole(&prev));
+        }
+        Ok(around.in_pieces(Pairs::List(prev.into_iter()), &self.steps))
+    }
+
+    /// Deletes a range; the answer but for what was there, and that if it was asked for.
+    async fn deleted(&self, request: &DeleteRangeRequest) -> Result<(DeleteRangeResponse, Vec<Block>), ApiError> {
         if request.key.is_empty() {
             return Err(ApiError::EmptyKey);
         }
@@ -66,8 +102,19 @@ impl Core {
             unreachable!("a deletion is answered by a deletion");
         };
         let deleted = count(prev.len() as u64);
-        let prev_kvs = if request.prev_kv { prev.iter().map(key_value).collect() } else { Vec::new() };
-        Ok(DeleteRangeResponse { header: self.header(applied.revision), deleted, prev_kvs })
+        let answer = DeleteRangeResponse { header: self.header(applied.revision), deleted, prev_kvs: Vec::new() };
+        if request.prev_kv {
+            return Ok((answer, prev));
+        }
+        if prev.len() > STEP_KEYS {
+            // Of so many each is looked at.
+            aside(move || {
+                drop(prev);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok((answer, Vec::new()))
     }
 }
 

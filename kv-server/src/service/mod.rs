@@ -9,6 +9,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod owner;
+mod pairs;
 mod range;
 mod range_stream;
 mod reconfig;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 pub(crate) use alarm::{in_use_bytes, taken_bytes};
 pub(crate) use election::Observer;
 pub(crate) use maintenance::BACKUPS_MAX;
-pub(crate) use range::{EncodedRange, RangeRest};
+pub(crate) use pairs::Encoded;
 pub(crate) use replace::Replacement;
 
 use bytes::Bytes;
@@ -39,6 +40,7 @@ use crate::peer::Peers;
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::proto::mvccpb::KeyValue;
 use crate::status::ApiError;
+use crate::steps::Steps;
 use crate::version::ReportedVersion;
 use crate::waiters::{Queued, Waiters};
 use crate::watches::Watches;
@@ -97,6 +99,8 @@ pub(crate) struct Core {
     pub(crate) applied: Receiver<u64>,
     /// Who leads, and since when this member knows.
     pub(crate) leader: Receiver<Leader>,
+    /// The steps of large answers.
+    pub(crate) steps: Arc<Steps>,
     /// One permit for each backup that may be on its way.
     pub(crate) backups: Arc<Semaphore>,
     pub(crate) metrics: Metrics,

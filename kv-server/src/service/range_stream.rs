@@ -1,11 +1,14 @@
-//! KV: RangeStream, an answer in parts that make Range's answer together.
+//! KV: RangeStream, an answer in parts that make Range's answer together. A part is a step of a large answer; at an earlier revision, where
+//! a walk passes over any number of keys that lived at another time, it is made on a thread of its own.
 
 use std::sync::Arc;
 
 use kv_store::{Block, KeyRange, SortOrder, SortTarget, View};
 use prost::Message;
+use tokio::sync::mpsc;
 
 use super::kv::range_query;
+use super::pairs::{STEP_BYTES, STEP_KEYS};
 use super::{Core, count, key_value};
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse};
 use crate::status::ApiError;
@@ -15,7 +18,7 @@ const FIRST_KEYS: usize = 10;
 
 /// The parts of an answer that are still to come. They are read from one view: whatever is compacted meanwhile, they fit together.
 #[derive(Debug)]
-pub(crate) struct RangeParts {
+struct RangeParts {
     core: Arc<Core>,
     view: Arc<View>,
     request: RangeRequest,
@@ -26,12 +29,14 @@ pub(crate) struct RangeParts {
     left: usize,
     /// Pairs of the next part.
     keys: usize,
-    done: bool,
 }
 
 impl Core {
     /// Reads a range in parts.
-    pub(crate) async fn range_stream(self: &Arc<Self>, request: RangeRequest) -> Result<RangeParts, ApiError> {
+    pub(crate) async fn range_stream(
+        self: &Arc<Self>,
+        request: RangeRequest,
+    ) -> Result<mpsc::Receiver<RangeStreamResponse>, ApiError> {
         let query = range_query(&request)?;
         if query.target != SortTarget::Key || query.order == SortOrder::Descend {
             return Err(ApiError::RangeStreamSort);
@@ -45,33 +50,24 @@ impl Core {
         self.metrics.ranges.inc();
         let view = self.views.load_full();
         let revision = view.readable(request.revision)?;
+        let is_now = revision == view.revision();
         let left = if request.limit <= 0 { usize::MAX } else { usize::try_from(request.limit).unwrap_or(usize::MAX) };
-        Ok(RangeParts {
-            core: Arc::clone(self),
-            view,
-            request,
-            revision,
-            last: None,
-            left,
-            keys: FIRST_KEYS,
-            done: false,
-        })
+        let core = Arc::clone(self);
+        let mut parts = RangeParts { core, view, request, revision, last: None, left, keys: FIRST_KEYS };
+        let next = move || parts.next();
+        Ok(if is_now { self.steps.pieces(next) } else { self.steps.pieces_aside(next) })
     }
 }
 
 impl RangeParts {
-    /// The next part; `None` after the last, which says what is said of the whole.
-    pub(crate) fn next(&mut self) -> Option<RangeStreamResponse> {
-        if self.done {
-            return None;
-        }
+    /// The next part, and whether more follow; the last says what is said of the whole.
+    fn next(&mut self) -> (RangeStreamResponse, bool) {
         let range = KeyRange::new(&self.request.key, &self.request.range_end);
-        let bytes_max = self.core.limits.request_bytes_max;
         let mut part = RangeResponse::default();
         let (mut bytes, mut newest) = (0, None);
         let mut walk = self.view.walk(&range, self.revision, self.last.as_ref().map(Block::key)).peekable();
         if !self.request.count_only {
-            while part.kvs.len() < self.keys.min(self.left) && bytes < bytes_max {
+            while part.kvs.len() < self.keys.min(self.left) && bytes < STEP_BYTES {
                 let Some(block) = walk.next() else { break };
                 let mut kv = key_value(block);
                 if self.request.keys_only {
@@ -79,23 +75,19 @@ impl RangeParts {
                 }
                 bytes += kv.encoded_len();
                 part.kvs.push(kv);
-                newest = Some(block.clone());
+                newest = Some(block);
             }
         }
         self.left -= part.kvs.len();
-        let more = walk.peek().is_some();
-        self.done = self.request.count_only || self.left == 0 || !more;
-        if self.done {
+        let is_more = walk.peek().is_some();
+        let is_last = self.request.count_only || self.left == 0 || !is_more;
+        if is_last {
             part.header = self.core.header(self.view.revision());
-            part.more = more && !self.request.count_only;
+            part.more = is_more && !self.request.count_only;
             part.count = count(self.view.count(&range, self.revision));
         }
-        self.last = newest.or(self.last.take());
-        if bytes < bytes_max / 2 {
-            self.keys *= 2;
-        } else if bytes > bytes_max {
-            self.keys = (self.keys / 2).max(1);
-        }
-        Some(RangeStreamResponse { range_response: Some(part) })
+        self.last = newest.cloned().or(self.last.take());
+        self.keys = (2 * self.keys).min(STEP_KEYS);
+        (RangeStreamResponse { range_response: Some(part) }, !is_last)
     }
 }

@@ -1,9 +1,10 @@
 //! KV: Txn and Compact.
 
 use kv_codec::command::{Body, Compare, CompareResult, CompareTarget, Op, Range, Txn};
-use kv_store::{OpOutcome, Outcome, TxnOutcome};
+use kv_store::{Block, OpOutcome, Outcome, TxnOutcome};
 
 use super::kv::{delete_command, put_command, put_cost};
+use super::pairs::{Encoded, STEP_BYTES, STEP_KEYS};
 use super::txn_check::check;
 use super::{Core, aside, count, key_value};
 use crate::proto::etcdserverpb::compare::TargetUnion;
@@ -18,10 +19,34 @@ use crate::status::ApiError;
 impl Core {
     /// Runs a transaction: through the log if it may write, on the view if it only reads.
     pub(crate) async fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, ApiError> {
+        self.answered(request, |response| response).await
+    }
+
+    /// The same, encoded. In front of the message `room` bytes are left free.
+    pub(crate) async fn encoded_txn(&self, request: &TxnRequest, room: usize) -> Result<Encoded, ApiError> {
+        self.answered(request, move |response| Encoded::of(&response, room)).await
+    }
+
+    /// Runs a transaction and makes something of the answer: aside, if that is a long one.
+    async fn answered<T: Send + 'static>(
+        &self,
+        request: &TxnRequest,
+        make: impl FnOnce(TxnResponse) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (revision, outcome) = self.outcome_of(request).await?;
+        let header = self.header(revision);
+        if is_short(&outcome) {
+            return Ok(make(TxnResponse { header, ..response(request, &outcome) }));
+        }
+        let request = request.clone();
+        aside(move || Ok(make(TxnResponse { header, ..response(&request, &outcome) }))).await
+    }
+
+    async fn outcome_of(&self, request: &TxnRequest) -> Result<(i64, TxnOutcome), ApiError> {
         check(request, self.limits.txn_ops_max)?;
         let txn = command(request)?;
         self.metrics.txns.inc();
-        let (revision, outcome) = if is_read_only(request) {
+        if is_read_only(request) {
             if !is_serializable(request) {
                 self.read_barrier().await?;
             }
@@ -33,16 +58,15 @@ impl Core {
                 let request = request.clone();
                 aside(move || Ok(view.read_txn(&command(&request)?)?)).await?
             };
-            (revision, outcome)
+            Ok((revision, outcome))
         } else {
             self.check_quota(cost(request)).await?;
             let applied = self.replicate(&Body::Txn(txn)).await?;
             let Outcome::Txn(outcome) = applied.outcome else {
                 unreachable!("a transaction is answered by a transaction");
             };
-            (applied.revision, outcome)
-        };
-        Ok(TxnResponse { header: self.header(revision), ..response(request, &outcome) })
+            Ok((applied.revision, outcome))
+        }
     }
 
     /// Gives up history below a revision. With `physical`, waits until it is gone.
@@ -72,6 +96,29 @@ fn is_serializable(txn: &TxnRequest) -> bool {
 fn names_keys(txn: &TxnRequest) -> bool {
     txn.compare.iter().all(|compare| compare.range_end.is_empty())
         && ops(txn).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.range_end.is_empty()))
+}
+
+/// Whether an answer of it is made in no more time than a step of a large one.
+fn is_short(outcome: &TxnOutcome) -> bool {
+    let (mut keys, mut bytes) = (0, 0);
+    add(outcome, &mut keys, &mut bytes);
+    keys <= STEP_KEYS && bytes <= STEP_BYTES as u64
+}
+
+/// Adds the pairs of an outcome, and the bytes that they take.
+fn add(outcome: &TxnOutcome, keys: &mut usize, bytes: &mut u64) {
+    for response in &outcome.responses {
+        let blocks = match response {
+            OpOutcome::Range { kvs: blocks, .. } | OpOutcome::Deleted { prev: blocks, .. } => &blocks[..],
+            OpOutcome::Put { prev, .. } => prev.as_slice(),
+            OpOutcome::Txn(outcome) => {
+                add(outcome, keys, bytes);
+                continue;
+            }
+        };
+        *keys += blocks.len();
+        *bytes += blocks.iter().map(Block::bytes).sum::<u64>();
+    }
 }
 
 fn ops(txn: &TxnRequest) -> impl Iterator<Item = &RequestOp> {

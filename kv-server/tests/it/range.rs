@@ -4,15 +4,18 @@ use bytes::Bytes;
 use kv_server::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use kv_server::proto::etcdserverpb::request_op::Request;
 use kv_server::proto::etcdserverpb::response_op::Response;
-use kv_server::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest};
+use kv_server::proto::etcdserverpb::{
+    DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
+};
 use kv_server::proto::mvccpb::KeyValue;
+use prost::Message;
 use tonic::Code;
 use tonic::body::Body;
 use tower::ServiceExt;
 
-use crate::harness::{Clients, Served, check_refused, get, prefix};
+use crate::harness::{Clients, Served, check_refused, framed, get, metric, poll, prefix};
 
-/// More than three steps of an answer have.
+/// More than six steps of an answer have.
 const KEYS: usize = 3_500;
 
 fn key(number: usize) -> Bytes {
@@ -91,6 +94,83 @@ fn what_grows_with_the_store_is_read_aside() {
     });
 }
 
+/// What is longer than a step is made in steps, as far as its client reads; a client that goes in the middle leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_are_made_in_steps_and_small_ones_are_not() {
+    let served = Served::start(&["--unsafe-no-fsync"]).await;
+    let mut clients = Clients::connect(served.address).await;
+    let steps = || metric(served.address, "kv_answer_steps_total");
+    for number in 0..600 {
+        put(&mut clients, number, vec![7; 6_000].into()).await;
+    }
+    let everything = prefix("key-");
+    let small = [
+        RangeRequest { key: key(1), ..Default::default() },
+        RangeRequest { limit: 5, ..everything.clone() },
+        RangeRequest { limit: 500, keys_only: true, ..everything.clone() },
+        RangeRequest { count_only: true, ..everything.clone() },
+    ];
+    for request in small {
+        clients.range(request).await;
+    }
+    assert_eq!(steps(), 0);
+    assert_eq!(clients.range(everything.clone()).await.kvs.len(), 600);
+    // Ten pairs each; the first 512 were sized without a turn.
+    assert_eq!(steps(), 1 + 60);
+    let mut parts = clients.kv.range_stream(everything.clone()).await.unwrap().into_inner();
+    while parts.message().await.unwrap().is_some() {}
+    assert!(steps() > 61 + 50, "{}", steps());
+
+    for _ in 0..4 {
+        let unread = clients.kv.range_stream(everything.clone()).await.unwrap();
+        let request = http::Request::post("/etcdserverpb.KV/Range").header("content-type", "application/grpc");
+        let body = http_body_util::Full::new(Bytes::from(framed(&everything.encode_to_vec())));
+        let answer = clients.channel.clone().oneshot(request.body(Body::new(body)).unwrap()).await.unwrap();
+        assert_eq!(metric(served.address, "kv_answers_in_steps"), 2);
+        drop((unread, answer));
+        // Their turns are free at once, and what made them ends.
+        assert_eq!(clients.range(everything.clone()).await.kvs.len(), 600);
+        poll("answers that end", || (metric(served.address, "kv_answers_in_steps") == 0).then_some(()));
+    }
+    drop((clients, parts));
+    served.stop().await;
+}
+
+/// What a deletion of many keys was asked to show is encoded as a range is, and so is what it shows in a transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_show_what_was_there_whatever_its_length() {
+    let served = Served::start(&["--unsafe-no-fsync"]).await;
+    let mut clients = Clients::connect(served.address).await;
+    for (count, len) in [(0, 0), (1, 3), (20, 10), (600, 0), (30, 10_000)] {
+        for in_txn in [false, true] {
+            for number in 0..count {
+                put(&mut clients, number, vec![1; len].into()).await;
+            }
+            let all = clients.range(prefix("key-")).await.kvs;
+            let RangeRequest { key, range_end, .. } = prefix("key-");
+            let delete = DeleteRangeRequest { key, range_end, prev_kv: true };
+            let answer = if in_txn {
+                let op = RequestOp { request: Some(Request::RequestDeleteRange(delete)) };
+                let txn = TxnRequest { success: vec![op], ..Default::default() };
+                let answer = clients.kv.txn(txn).await.unwrap().into_inner();
+                let Some(Response::ResponseDeleteRange(deleted)) = answer.responses[0].response.clone() else {
+                    panic!("{answer:?}")
+                };
+                deleted
+            } else {
+                clients.kv.delete_range(delete).await.unwrap().into_inner()
+            };
+            assert_eq!((answer.deleted, answer.prev_kvs == all), (i64::try_from(count).unwrap(), true));
+            assert_eq!(all.len(), count);
+        }
+    }
+    assert!(metric(served.address, "kv_answer_steps_total") > 0);
+    let unshown = DeleteRangeRequest { key: key(1), ..Default::default() };
+    assert_eq!(clients.kv.delete_range(unshown).await.unwrap().into_inner().deleted, 0);
+    drop(clients);
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_of_every_length_say_what_single_gets_say() {
     let served = Served::start(&[]).await;
@@ -110,7 +190,7 @@ async fn answers_of_every_length_say_what_single_gets_say() {
     assert_eq!(all.len(), KEYS);
 
     let everything = prefix("key-");
-    for limit in [0, 1, 1_023, 1_024, 1_025, 2_048, 3_499, 3_500, 3_501, i64::MAX] {
+    for limit in [0, 1, 511, 512, 513, 1_024, 1_025, 3_499, 3_500, 3_501, i64::MAX] {
         let shown = usize::try_from(limit).ok().filter(|limit| (1..KEYS).contains(limit)).unwrap_or(KEYS);
         let found = clients.range(RangeRequest { limit, ..everything.clone() }).await;
         check(&found, &all[..shown], KEYS);
