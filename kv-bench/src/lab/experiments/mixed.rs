@@ -29,8 +29,8 @@ const WHY_RAFT: &str = "The same fsync is under every design here: what is left 
                         which a get and a put of ours take more, for the reasons in 1a; 8 has each idea's share.";
 const WHY_KEYS: &str =
     "These clients never pause, and share few cores: each kind of operation takes what the others leave it.";
-const WHY_PUTS: &str = "Writers of ours take turns, and beside 15 readers that no lock ever stops they get a writer's share of the cores; \
-                        where readers hold a lock, they wait for each other, and the cores go to whoever is not waiting.";
+const WHY_PUTS: &str = "Writers of ours take turns, and each goes back to the end of the line after one put, while 15 readers that no lock ever \
+                        stops have the cores; where readers hold a lock, they wait as well.";
 const WHY_BLEND: &str = "A put of ours costs more than one that overwrites a value and forgets the last one, and in these proportions puts \
                          are as many as gets.";
 
