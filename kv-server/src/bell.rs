@@ -172,6 +172,27 @@ mod tests {
         assert_eq!(waits.await.unwrap(), None);
     }
 
+    /// Each message is sent when the one before was heard: none waits for a later one, or for the end, to ring for it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_message_is_rung_for() {
+        let (sender, receiver) = channel().unwrap();
+        let mut listener = receiver.listen().unwrap();
+        let (heard, next) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            for number in next {
+                sender.send(number);
+            }
+        });
+        for number in 0..2_000 {
+            heard.send(number).unwrap();
+            let message = tokio::time::timeout(std::time::Duration::from_secs(60), listener.recv()).await;
+            assert_eq!(message.expect("a message that was sent is heard"), Some(number));
+        }
+        drop(heard);
+        thread.join().unwrap();
+        assert_eq!(listener.recv().await, None);
+    }
+
     #[test]
     fn nobody_need_listen() {
         Sender::nowhere().send(1);
