@@ -55,45 +55,44 @@ impl Steps {
     /// The pieces that `make` makes, a step each, until it says that there are no more; one is made ahead of who takes them.
     pub(crate) fn pieces<T: Send + 'static>(
         self: &Arc<Self>,
+        make: impl FnMut() -> (T, bool) + Send + 'static,
+    ) -> mpsc::Receiver<T> {
+        self.begin(make, false)
+    }
+
+    /// The same where a piece takes any time: each is made on a thread of its own, which no turn is needed for.
+    pub(crate) fn pieces_aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        make: impl FnMut() -> (T, bool) + Send + 'static,
+    ) -> mpsc::Receiver<T> {
+        self.begin(make, true)
+    }
+
+    fn begin<T: Send + 'static>(
+        self: &Arc<Self>,
         mut make: impl FnMut() -> (T, bool) + Send + 'static,
+        is_aside: bool,
     ) -> mpsc::Receiver<T> {
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
         let answer = Answer::begin(self);
         tokio::spawn(async move {
             // There is room before there is a turn: no step is made for a client that takes nothing, or has gone.
             while let Ok(room) = sender.reserve().await {
-                let (piece, more) = answer.0.take(&mut make).await;
+                let (piece, more) = if is_aside {
+                    let made = tokio::task::spawn_blocking(move || (make(), make));
+                    // It ends early only when the server does.
+                    let Ok((made, again)) = made.await else { break };
+                    make = again;
+                    made
+                } else {
+                    answer.0.take(&mut make).await
+                };
                 room.send(piece);
                 if !more {
                     break;
                 }
             }
-        });
-        pieces
-    }
-
-    /// The same where a piece takes any time: each is made on a thread of its own, which no turn is needed for.
-    pub(crate) fn pieces_aside<T: Send + 'static>(
-        self: &Arc<Self>,
-        mut make: impl FnMut() -> (T, bool) + Send + 'static,
-    ) -> mpsc::Receiver<T> {
-        let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
-        let answer = Answer::begin(self);
-        tokio::spawn(async move {
-            let _answer = answer;
-            while let Ok(room) = sender.reserve().await {
-                let made = tokio::task::spawn_blocking(move || {
-                    let made = make();
-                    (made, make)
-                });
-                // It ends early only when the server does.
-                let Ok(((piece, more), again)) = made.await else { break };
-                make = again;
-                room.send(piece);
-                if !more {
-                    break;
-                }
-            }
+            drop(answer);
         });
         pieces
     }

@@ -29,7 +29,7 @@
 //!
 //! # Caveats
 //! * A view that is held keeps what it shows, purged or not: memory that no count of bytes includes. Whoever lets go of the last view of
-//!   something releases it, on its own thread: a quarter of a second for a million revisions. Hold one for an answer, not for a connection.
+//!   something releases it, on its own thread: a quarter of a second for a million revisions, and a lock for a few words. Hold one for an answer, not for a connection.
 //! * A range at an earlier revision passes over keys that lived at another time and whose history is kept.
 //! * A range that sorts or filters visits all its keys, whatever its limit.
 //!

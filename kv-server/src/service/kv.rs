@@ -107,7 +107,7 @@ impl Core {
             return Ok((answer, prev));
         }
         if prev.len() > STEP_KEYS {
-            // Of so many each is looked at.
+            // To let go of a block is to look at it: of so many, not on a thread of the runtime.
             aside(move || {
                 drop(prev);
                 Ok(())
