@@ -38,13 +38,13 @@ impl<'v> Changes<'v> {
     /// the command says.
     pub(crate) fn put(&mut self, put: &Put<'_>) -> Option<Block> {
         let revision = self.next();
-        self.view.put(put.key, |live| {
+        self.view.put(put.key, |live, link| {
             let Some(live) = live else {
-                return Block::put(revision, revision.main, 1, put.lease, put.key, put.value);
+                return Block::put(revision, revision.main, 1, put.lease, put.key, put.value, link);
             };
             let lease = if put.ignore_lease { live.lease() } else { put.lease };
             let value = if put.ignore_value { live.value() } else { put.value };
-            Block::put(revision, live.create_revision(), live.version() + 1, lease, put.key, value)
+            Block::put(revision, live.create_revision(), live.version() + 1, lease, put.key, value, link)
         })
     }
 
@@ -59,7 +59,8 @@ impl<'v> Changes<'v> {
     /// Deletes what is there.
     pub(crate) fn delete(&mut self, blocks: &[Block]) {
         for block in blocks {
-            let tombstone = Block::tombstone(self.next(), block.key());
+            let link = self.view.trees.link_to(block);
+            let tombstone = Block::tombstone(self.next(), block.key(), Some(link));
             self.view.delete(block, tombstone);
         }
     }

@@ -62,6 +62,7 @@ mod hash;
 mod key_range;
 mod lease;
 mod lessor;
+mod link;
 mod members;
 mod range;
 mod restore;

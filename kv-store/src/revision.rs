@@ -25,12 +25,4 @@ impl Revision {
             None => Self { main: self.main + 1, sub: 0 },
         }
     }
-
-    /// The last place before this one.
-    pub(crate) fn before(self) -> Self {
-        match self.sub.checked_sub(1) {
-            Some(sub) => Self { main: self.main, sub },
-            None => Self::last_of(self.main - 1),
-        }
-    }
 }

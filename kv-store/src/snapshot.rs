@@ -47,8 +47,9 @@ impl View {
     pub fn chunks(&self) -> SnapshotChunks<'_> {
         let is_purged = self.is_purged();
         let shows = move |block: &&Block| is_purged || !self.hides(block);
-        let latest = || Merged::new(self, (Bound::Unbounded, Bound::Unbounded)).filter(shows);
-        let superseded = || self.trees.superseded().filter(shows);
+        let all = || Merged::new(self, (Bound::Unbounded, Bound::Unbounded));
+        let latest = || all().filter(shows);
+        let superseded = || all().flat_map(|latest| self.trees.superseded(latest)).filter(shows);
         let counts = if is_purged {
             (self.trees.live().len() + self.trees.dead().len(), self.trees.superseded_len())
         } else {
@@ -228,7 +229,7 @@ impl Loading {
         if block.is_tombstone() && block.mod_revision() < self.view.compact_revision {
             return Err(HIDDEN);
         }
-        if self.trees.last().is_some_and(|last| last.key() >= block.key()) {
+        if self.trees.last_latest().is_some_and(|last| last.key() >= block.key()) {
             return Err(DecodeError::Invalid("order of snapshot keys"));
         }
         self.latest_left -= 1;
@@ -376,8 +377,8 @@ fn block(reader: &mut Reader<'_>, revision_max: i64) -> Result<Block, DecodeErro
         return Err(DecodeError::Invalid("block revision"));
     }
     match (tombstone, create, version, lease, value) {
-        (true, 0, 0, 0, b"") => Ok(Block::tombstone(revision, key)),
-        (false, 1.., 1.., _, _) => Ok(Block::put(revision, create, version, lease, key, value)),
+        (true, 0, 0, 0, b"") => Ok(Block::tombstone(revision, key, None)),
+        (false, 1.., 1.., _, _) => Ok(Block::put(revision, create, version, lease, key, value, None)),
         _ => Err(DecodeError::Invalid("block")),
     }
 }

@@ -30,14 +30,15 @@ pub(crate) use self::sorted::Blocks;
 use self::era::Era;
 use self::history::History;
 use self::kept::Kept;
-use self::order::ByKeyAndRevision;
 use self::sorted::Sorted;
+use crate::link::Link;
 use crate::{Block, Revision};
 
 /// The trees of one state.
 ///
-/// * `live` has the latest revision of each key that lives, `dead` the deletion of each that does not, `superseded` every older
-///   revision; `history` has all of them.
+/// * `live` has the latest revision of each key that lives, `dead` the deletion of each that does not; `history` has them, and all older
+///   revisions, to which their links lead back.
+/// * Of the revisions of a key the oldest is dropped first. So if one is there, all later ones are.
 /// * With `dropped`, these are the writer's: they own every block of `history`, and may change.
 /// * Without, they are a view's: each of their blocks is owned by the writer, or by an era, as long as `era` is held.
 /// * Nothing but blocks that are borrowed from these trees, or owners in their own right, leaves this module. So no copy of a pointer
@@ -46,7 +47,6 @@ use crate::{Block, Revision};
 pub(crate) struct Trees {
     live: Sorted<ByKey>,
     dead: Sorted<ByKey>,
-    superseded: Sorted<ByKeyAndRevision>,
     history: History,
     era: Arc<Era>,
     /// What was dropped since the era began.
@@ -62,7 +62,6 @@ impl Default for Trees {
         Self {
             live: Sorted::default(),
             dead: Sorted::default(),
-            superseded: Sorted::default(),
             history: History::default(),
             era: Arc::default(),
             dropped: Some(Vec::new()),
@@ -76,7 +75,6 @@ impl Clone for Trees {
         Self {
             live: self.live.share(),
             dead: self.dead.share(),
-            superseded: self.superseded.share(),
             history: self.history.share(),
             era: Arc::clone(&self.era),
             dropped: None,
@@ -139,20 +137,37 @@ impl Trees {
         self.history.range(first, Revision::last_of(last))
     }
 
-    /// The revisions that a later one of their key replaced, by key and revision.
-    pub(crate) fn superseded(&self) -> Blocks<'_, ByKeyAndRevision> {
-        self.superseded.iter()
-    }
-
-    /// How many of them there are.
+    /// How many of them a later revision of their key replaced.
     pub(crate) fn superseded_len(&self) -> usize {
-        self.superseded.len()
+        self.history.len() - self.live.len() - self.dead.len()
     }
 
-    /// The last superseded revision of `key` at or below `revision`.
-    pub(crate) fn superseded_at(&self, key: &[u8], revision: Revision) -> Option<&Block> {
-        // The one before may be another key's.
-        self.superseded.at_or_below((key, revision)).filter(|found| found.key() == key)
+    /// The revision of its key that `block` replaced, if it is there.
+    pub(crate) fn before(&self, block: &Block) -> Option<&Block> {
+        self.history.get(block.link()?.before)
+    }
+
+    /// The last revision of the key of `latest` at or below `revision`, if it is there.
+    pub(crate) fn at_or_below<'a>(&'a self, latest: &'a Block, revision: Revision) -> Option<&'a Block> {
+        let mut block = latest;
+        while block.revision() > revision {
+            let link = block.link()?;
+            // If one is gone that is too late, the one that is looked for is gone as well.
+            block = self.history.get(if link.jump > revision { link.jump } else { link.before })?;
+        }
+        Some(block)
+    }
+
+    /// The revisions of its key before `latest`, from the oldest on.
+    pub(crate) fn superseded<'a>(&'a self, latest: &'a Block) -> impl Iterator<Item = &'a Block> {
+        let mut blocks: Vec<_> = std::iter::successors(self.before(latest), |block| self.before(block)).collect();
+        blocks.reverse();
+        blocks.into_iter()
+    }
+
+    /// The link of a block that is to replace `block`.
+    pub(crate) fn link_to(&self, block: &Block) -> Link {
+        Link::to(block, |revision| self.history.get(revision))
     }
 
     /// The latest revision of `key`, its deletion included.
@@ -160,36 +175,41 @@ impl Trees {
         self.live.get(key).or_else(|| self.dead.get(key))
     }
 
-    /// Puts what `make` makes of the block that lives at `key`: one with a revision above all others.
-    pub(crate) fn put(&mut self, key: &[u8], make: impl FnOnce(Option<&Block>) -> Block) {
+    /// Puts what `make` makes of the block that lives at `key`, and of a link to the one that was there last: one with a revision above all
+    /// others.
+    pub(crate) fn put(&mut self, key: &[u8], make: impl FnOnce(Option<&Block>, Option<Link>) -> Block) {
         assert!(self.dropped.is_some(), "{WRITER}");
-        let history = &mut self.history;
-        let live = self.live.put(key, |live| own(history, make(live)));
-        if let Some(replaced) = live.or_else(|| self.dead.remove(key)) {
-            self.superseded.insert(&replaced);
+        let Self { live, dead, history, .. } = self;
+        let replaced = live.put(key, |live| {
+            let last = live.or_else(|| dead.get(key));
+            let link = last.map(|last| Link::to(last, |revision| history.get(revision)));
+            own(history, make(live, link))
+        });
+        if replaced.is_none() {
+            dead.remove(key);
         }
     }
 
     /// Deletes a key that lives.
     pub(crate) fn delete(&mut self, tombstone: Block) {
         assert!(self.dropped.is_some(), "{WRITER}");
-        let live = self.live.remove(tombstone.key()).expect("only a key that lives is deleted");
-        self.superseded.insert(&live);
+        self.live.remove(tombstone.key()).expect("only a key that lives is deleted");
         let tombstone = own(&mut self.history, tombstone);
         self.dead.insert(&tombstone);
     }
 
-    /// Drops `block`, which does not live: it goes with the last view that shows it.
+    /// Drops `block`, which does not live, and is the oldest of its key: it goes with the last view that shows it.
     pub(crate) fn drop_block(&mut self, block: &Block) {
         let dropped = self.dropped.as_mut().expect(WRITER);
         let (key, revision) = (block.key(), block.revision());
-        let is_deletion = self.dead.get(key).is_some_and(|dead| dead.revision() == revision);
-        let found = if is_deletion { self.dead.remove(key) } else { self.superseded.remove((key, revision)) };
-        let found = found.expect("what is dropped is there and does not live");
+        assert!(self.live.get(key).is_none_or(|live| live.revision() != revision), "what lives is not dropped");
+        if self.dead.get(key).is_some_and(|dead| dead.revision() == revision) {
+            self.dead.remove(key);
+        }
         let owned = self.history.remove(revision).expect("the history has every block");
-        assert!(owned.is_same(&found), "a revision is one block in all trees");
-        // SAFETY: it was taken over when it came into the history, and has just left it. The writer has no other copy of it: it was in the
-        // history and in one other tree. The copies in views go before the eras that they hold, and one of those owns it.
+        // SAFETY: it was taken over when it came into the history, and has just left it. The writer has no other copy of it: the latest of its
+        // key is in `live` or `dead` as well, any other in the history alone. The copies in views go before the eras that they hold, and one of
+        // those owns it.
         #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
         dropped.push(unsafe { owned.release() }); // docs/adr/0016-eras.md
     }

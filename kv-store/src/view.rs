@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kv_codec::planted::{Bug, is_planted};
 
 use crate::compaction::{Compaction, Purge};
+use crate::link::Link;
 use crate::trees::Trees;
 use crate::walk::Walk;
 use crate::{Alarms, Block, KeyRange, Leases, Members, ReadError, Revision};
@@ -167,10 +168,7 @@ impl View {
 
     /// The newest revision of the key of `latest` at or below `revision`, deletions included.
     fn newest<'a>(&'a self, latest: &'a Block, revision: i64) -> Option<&'a Block> {
-        if latest.mod_revision() <= revision {
-            return Some(latest);
-        }
-        self.trees.superseded_at(latest.key(), Revision::last_of(revision))
+        self.trees.at_or_below(latest, Revision::last_of(revision))
     }
 
     /// Whether no later revision of `block`'s key is at or below `revision`.
@@ -182,7 +180,7 @@ impl View {
 
     /// The revision of its key that `block` replaced.
     pub(crate) fn before(&self, block: &Block) -> Option<&Block> {
-        self.trees.superseded_at(block.key(), block.revision().before())
+        self.trees.before(block)
     }
 
     /// The revision to read at for a request that names `revision` (0 or less: the current one).
@@ -206,12 +204,16 @@ impl View {
         if is_planted(Bug::PurgeDecides) { self.purged_through() } else { self.compact_revision }
     }
 
-    /// Puts what `make` makes of the block that lives at `key`, and returns that one.
-    pub(crate) fn put(&mut self, key: &[u8], make: impl FnOnce(Option<&Block>) -> Block) -> Option<Block> {
+    /// Puts what `make` makes of the block that lives at `key`, with a link to the one before, and returns the one that lived.
+    pub(crate) fn put(
+        &mut self,
+        key: &[u8],
+        make: impl FnOnce(Option<&Block>, Option<Link>) -> Block,
+    ) -> Option<Block> {
         let Self { trees, bytes, leases, .. } = self;
         let mut replaced = None;
-        trees.put(key, |live| {
-            let block = make(live);
+        trees.put(key, |live, link| {
+            let block = make(live, link);
             bytes.history += block.bytes();
             bytes.live += block.bytes();
             bytes.live -= live.map_or(0, Block::bytes);
@@ -230,7 +232,7 @@ impl View {
         self.trees.delete(tombstone);
     }
 
-    /// Drops `block`, which is not live.
+    /// Drops `block`, which is not live, and is the oldest of its key.
     pub(crate) fn remove(&mut self, block: &Block) {
         self.bytes.history -= block.bytes();
         self.trees.drop_block(block);

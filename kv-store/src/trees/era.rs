@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(held.before(2), Some((1, newest)));
         held.over.get_mut(&1).expect("it is over").is_held = false;
         assert!(held.take(1).is_none(), "somebody is about to give to it");
-        held.give(1, vec![Block::tombstone(newest, b"k")]);
+        held.give(1, vec![Block::tombstone(newest, b"k", None)]);
         assert_eq!(held.take(1).map(|dropped| dropped.len()), Some(1));
     }
 }

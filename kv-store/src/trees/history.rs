@@ -37,6 +37,14 @@ impl History {
         self.newest
     }
 
+    /// A revision, if it is there.
+    pub(super) fn get(&self, revision: Revision) -> Option<&Block> {
+        match self.tail.get::<ByRevision>(revision) {
+            Some(at) => Some(&self.tail.items()[at]),
+            None => self.tree.get(revision),
+        }
+    }
+
     /// Adds a revision above all that ever were there.
     pub(super) fn push(&mut self, block: &Kept) {
         assert!(self.newest < block.revision(), "revisions rise");

@@ -2,47 +2,64 @@
 
 use super::Trees;
 use super::kept::Kept;
-use crate::Block;
+use crate::link::Link;
+use crate::{Block, Revision};
 
-/// Trees whose blocks come in the order of keys. The history is not there before all are in.
-///
-/// * `blocks` owns what `trees` has. No clone of `trees` leaves before they own it themselves.
+/// Blocks that come in the order of keys: first the latest revision of each, then the older ones, in the order of revisions where keys
+/// are equal. They come without links.
 #[derive(Debug, Default)]
 pub(crate) struct Loading {
-    trees: Trees,
-    blocks: Vec<Block>,
+    latest: Vec<Block>,
+    superseded: Vec<Block>,
 }
 
 impl Loading {
     /// Adds the latest revision of a key.
     pub(crate) fn add_latest(&mut self, block: Block) {
-        let tree = if block.is_tombstone() { &mut self.trees.dead } else { &mut self.trees.live };
-        tree.insert(&keep(&mut self.blocks, block));
+        self.latest.push(block);
     }
 
-    /// Adds an older one.
+    /// Adds an older one of a key whose latest is there.
     pub(crate) fn add_superseded(&mut self, block: Block) {
-        self.trees.superseded.insert(&keep(&mut self.blocks, block));
+        self.superseded.push(block);
     }
 
     /// The latest revision of `key`, its deletion included.
     pub(crate) fn latest(&self, key: &[u8]) -> Option<&Block> {
-        self.trees.latest(key)
+        let at = self.latest.binary_search_by(|block| block.key().cmp(key)).ok()?;
+        Some(&self.latest[at])
     }
 
-    /// The block that came last.
-    pub(crate) fn last(&self) -> Option<&Block> {
-        self.blocks.last()
+    /// The latest revision of the last key.
+    pub(crate) fn last_latest(&self) -> Option<&Block> {
+        self.latest.last()
     }
 
-    /// The last of the older ones, by key and revision.
+    /// The last of the older ones.
     pub(crate) fn last_superseded(&self) -> Option<&Block> {
-        self.trees.superseded.last()
+        self.superseded.last()
     }
 
-    /// The trees, the history among them; `None` when two blocks have one revision.
+    /// The trees; `None` when two blocks have one revision.
     pub(crate) fn finish(self) -> Option<Trees> {
-        let Self { mut trees, mut blocks } = self;
+        let Self { mut latest, superseded } = self;
+        let mut trees = Trees::default();
+        let mut blocks = Vec::with_capacity(latest.len() + superseded.len());
+        let mut superseded = superseded.into_iter().peekable();
+        for last in &mut latest {
+            let first = blocks.len();
+            while let Some(block) = superseded.next_if(|block| block.key() == last.key()) {
+                blocks.push(linked(&block, &blocks[first..]));
+            }
+            *last = linked(last, &blocks[first..]);
+        }
+        for block in latest {
+            let tree = if block.is_tombstone() { &mut trees.dead } else { &mut trees.live };
+            // SAFETY: from the next line on `blocks` has it, and goes after the trees do, or when they own it themselves.
+            #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
+            tree.insert(&unsafe { Kept::of(&block) }); // docs/adr/0016-eras.md
+            blocks.push(block);
+        }
         blocks.sort_by_cached_key(Block::revision);
         if !blocks.is_sorted_by(|a, b| a.revision() < b.revision()) {
             return None;
@@ -54,11 +71,11 @@ impl Loading {
     }
 }
 
-/// Adds a block to those that are owned, and returns what goes into the trees.
-fn keep(blocks: &mut Vec<Block>, block: Block) -> Kept {
-    // SAFETY: from the next line on `blocks` has it, and goes when the trees do, or when they own it themselves.
-    #[allow(unsafe_code, reason = "docs/adr/0016-eras.md")]
-    let kept = unsafe { Kept::of(&block) }; // docs/adr/0016-eras.md
-    blocks.push(block);
-    kept
+/// The block with a link to the last of those before it, if there are any.
+fn linked(block: &Block, before: &[Block]) -> Block {
+    let find = |revision: Revision| {
+        let at = before.binary_search_by_key(&revision, Block::revision).ok()?;
+        Some(&before[at])
+    };
+    before.last().map_or_else(|| block.clone(), |last| block.linked(Link::to(last, find)))
 }

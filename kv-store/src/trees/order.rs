@@ -75,35 +75,6 @@ fn start(key: &[u8], len: usize) -> &[u8] {
     &key[..len.min(key.len())]
 }
 
-/// By key, then revision. Blocks of one key begin alike with all of it and one more, as it were: their revisions are what is left.
-#[derive(Debug)]
-pub(crate) enum ByKeyAndRevision {}
-
-impl Order for ByKeyAndRevision {
-    type Key<'k> = (&'k [u8], Revision);
-
-    fn key(block: &Block) -> (&[u8], Revision) {
-        (block.key(), block.revision())
-    }
-
-    fn compare(block: &Block, key: (&[u8], Revision)) -> Ordering {
-        Self::key(block).cmp(&key)
-    }
-
-    fn shared(first: &Block, second: &Block) -> usize {
-        let shared = ByKey::shared(first, second);
-        if shared == first.key().len() && shared == second.key().len() { shared + 1 } else { shared }
-    }
-
-    fn compare_start(block: &Block, (key, _): (&[u8], Revision), skip: usize) -> Ordering {
-        if skip > block.key().len() { block.key().cmp(key) } else { ByKey::compare_start(block, key, skip) }
-    }
-
-    fn head((key, revision): (&[u8], Revision), skip: usize) -> u64 {
-        if skip > key.len() { ByRevision::head(revision, 0) } else { ByKey::head(key, skip) }
-    }
-}
-
 /// By revision.
 #[derive(Debug)]
 pub(crate) enum ByRevision {}

@@ -92,22 +92,6 @@ impl<O: Order> Sorted<O> {
         leaf.get::<O>(key).map(|at| &*leaf.items()[at])
     }
 
-    /// The last block at or below `key`.
-    pub(crate) fn at_or_below(&self, key: O::Key<'_>) -> Option<&Block> {
-        let leaf = self.leaf(key)?;
-        leaf.count::<O>(key, true).checked_sub(1).map(|at| &*leaf.items()[at])
-    }
-
-    /// The last block.
-    pub(crate) fn last(&self) -> Option<&Block> {
-        let mut node = &self.root;
-        while let Node::Branch(branch) = node {
-            node = &branch.items().last()?.node;
-        }
-        let Node::Leaf(leaf) = node else { return None };
-        leaf.items().last().map(|block| &**block)
-    }
-
     /// The leaf in which `key` has its place, unless that is before all blocks of a branch.
     fn leaf(&self, key: O::Key<'_>) -> Option<&List<Kept, LEAF>> {
         let mut node = &self.root;
@@ -419,7 +403,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::{Index, select};
 
-    use super::super::order::{ByKey, ByKeyAndRevision, ByRevision};
+    use super::super::order::{ByKey, ByRevision};
     use super::*;
     use crate::Revision;
 
@@ -452,7 +436,7 @@ mod tests {
     }
 
     fn block(key: &[u8], main: i64) -> Block {
-        Block::put(Revision { main: main / 2, sub: u32::try_from(main % 2).expect("small") }, 1, 1, 0, key, b"")
+        Block::put(Revision { main: main / 2, sub: u32::try_from(main % 2).expect("small") }, 1, 1, 0, key, b"", None)
     }
 
     /// As it goes into a tree, which does not outlive `owner`.
@@ -499,15 +483,10 @@ mod tests {
         for (tree, model) in &shared {
             prop_assert_eq!(tree.len(), model.len());
             prop_assert!(tree.iter().eq(model.values()));
-            prop_assert_eq!(tree.last(), model.values().last());
             for (_, key, main, which) in steps {
                 let wanted = self::block(key, *main);
                 let (at, place) = (O::key(&wanted), place_of(&wanted));
                 prop_assert_eq!(tree.get(at), model.get(&place));
-                prop_assert_eq!(
-                    tree.at_or_below(at),
-                    model.range(..=place.clone()).next_back().map(|(_, block)| block)
-                );
                 let from = tree.range((Bound::Excluded(at), Bound::Unbounded));
                 prop_assert_eq!(from.len(), model.range((Bound::Excluded(place.clone()), Bound::Unbounded)).count());
                 prop_assert!(
@@ -534,7 +513,6 @@ mod tests {
         #[test]
         fn it_holds_what_a_map_would(steps in steps()) {
             check::<ByKey>(&steps, |block| (block.key().to_vec(), Revision::default()))?;
-            check::<ByKeyAndRevision>(&steps, |block| (block.key().to_vec(), block.revision()))?;
             check::<ByRevision>(&steps, |block| (Vec::new(), block.revision()))?;
         }
     }

@@ -16,7 +16,7 @@ enum Step {
     /// A key is put, or deleted if it lives.
     Put(u8),
     Delete(u8),
-    /// Some block that does not live is dropped.
+    /// The oldest block of some key is dropped, if it does not live.
     Drop(Index),
     Publish,
     /// A clone of what is published, or of what is not yet, is kept.
@@ -47,17 +47,36 @@ type Shown = [Vec<(Revision, Vec<u8>)>; 4];
 
 fn shown(trees: &Trees) -> Shown {
     let name = |block: &Block| (block.revision(), block.key().to_vec());
+    let latest = || trees.live().iter().chain(trees.dead().iter());
+    let superseded: Vec<_> = latest().flat_map(|latest| trees.superseded(latest)).map(name).collect();
+    assert_eq!(superseded.len(), trees.superseded_len());
     [
         trees.live().iter().map(name).collect(),
         trees.dead().iter().map(name).collect(),
-        trees.superseded().map(name).collect(),
+        superseded,
         trees.changes_from(0).map(name).collect(),
     ]
+}
+
+/// Whether links lead to each revision of each key that is there, and to no other.
+fn check_links(trees: &Trees) {
+    let all: Vec<_> = trees.changes_from(0).collect();
+    for latest in trees.live().iter().chain(trees.dead().iter()) {
+        let of_key: Vec<_> = all.iter().copied().filter(|block| block.key() == latest.key()).collect();
+        assert!(trees.superseded(latest).chain([latest]).eq(of_key.iter().copied()), "{of_key:?}");
+        let places = of_key.iter().map(|block| block.revision());
+        for place in places.flat_map(|at| [at, at.after(), Revision { main: at.main - 1, ..at }]) {
+            let wanted = of_key.iter().rev().find(|block| block.revision() <= place).copied();
+            assert_eq!(trees.at_or_below(latest, place), wanted, "at {place:?} of {of_key:?}");
+        }
+    }
 }
 
 /// One writer, what it owned, and the clones of its trees.
 #[derive(Default)]
 struct Line {
+    /// How often blocks were made anew, by way of a stream, before it began.
+    loads: usize,
     /// The era that is open, or was when the writer ended.
     era: u64,
     /// Whether something was dropped in it.
@@ -75,8 +94,8 @@ struct Line {
 
 impl Line {
     /// The writer begins with these.
-    fn new(present: BTreeSet<Revision>) -> Self {
-        Self { newest: present.last().copied().unwrap_or_default(), present, ..Self::default() }
+    fn new(loads: usize, present: BTreeSet<Revision>) -> Self {
+        Self { loads, newest: present.last().copied().unwrap_or_default(), present, ..Self::default() }
     }
 
     fn owns(&self, revision: Revision) -> bool {
@@ -109,14 +128,24 @@ struct Kept {
     shown: Shown,
 }
 
+/// As a stream brings it.
+fn streamed(block: &Block) -> Block {
+    if block.is_tombstone() {
+        return Block::tombstone(block.revision(), block.key(), None);
+    }
+    let (create, version) = (block.create_revision(), block.version());
+    Block::put(block.revision(), create, version, block.lease(), block.key(), block.value(), None)
+}
+
 #[derive(Default)]
 struct Scene {
     writer: Trees,
     lines: Vec<Line>,
     published: Option<Kept>,
     kept: Vec<Kept>,
-    /// Every block that ever was, if the test owns them.
-    all: Option<BTreeMap<Revision, Block>>,
+    loads: usize,
+    /// Every block that ever was, if the test owns them: those of before the first load, of before the second, and so on.
+    all: Option<BTreeMap<(usize, Revision), Block>>,
     revision: i64,
 }
 
@@ -139,8 +168,9 @@ impl Scene {
 
     /// Notes a block that the writer is about to own.
     fn note(&mut self, block: &Block) {
+        let loads = self.line().loads;
         if let Some(all) = &mut self.all {
-            all.insert(block.revision(), block.clone());
+            all.insert((loads, block.revision()), block.clone());
         }
         let line = self.line();
         line.present.insert(block.revision());
@@ -172,9 +202,9 @@ impl Scene {
     }
 
     /// `writer` goes on, with blocks that it owns.
-    fn install(&mut self, writer: Trees, present: BTreeSet<Revision>) {
+    fn install(&mut self, writer: Trees, loads: usize, present: BTreeSet<Revision>) {
         self.line().end();
-        self.lines.push(Line::new(present));
+        self.lines.push(Line::new(loads, present));
         self.writer = writer;
     }
 
@@ -183,21 +213,25 @@ impl Scene {
         match step {
             Step::Put(number) => {
                 let (key, revision) = (key(number), self.next());
-                let block = Block::put(revision, 1, 1, 0, &key, b"value");
-                self.note(&block);
-                self.writer.put(&key, |_| block);
+                let mut made = None;
+                self.writer
+                    .put(&key, |_, link| made.insert(Block::put(revision, 1, 1, 0, &key, b"value", link)).clone());
+                self.note(&made.expect("it was put"));
             }
             Step::Delete(number) => {
                 let key = key(number);
-                if self.writer.live().get(&key).is_some() {
-                    let revision = self.next();
-                    let block = Block::tombstone(revision, &key);
+                if let Some(live) = self.writer.live().get(&key) {
+                    let link = self.writer.link_to(live);
+                    let block = Block::tombstone(self.next(), &key, Some(link));
                     self.note(&block);
                     self.writer.delete(block);
                 }
             }
             Step::Drop(which) => {
-                let gone: Vec<_> = self.writer.dead().iter().chain(self.writer.superseded()).cloned().collect();
+                let writer = &self.writer;
+                let lives = |block: &Block| writer.live().get(block.key()).is_some_and(|live| live.is_same(block));
+                let gone = |block: &&Block| !lives(block) && writer.before(block).is_none();
+                let gone: Vec<_> = writer.changes_from(0).filter(gone).cloned().collect();
                 if !gone.is_empty() {
                     let block = which.get(&gone);
                     self.writer.drop_block(block);
@@ -230,29 +264,38 @@ impl Scene {
                     let kept = &self.kept[which.index(self.kept.len())];
                     let present = kept.trees.changes_from(0).map(Block::revision).collect();
                     let writer = kept.trees.clone().into_writers();
-                    self.install(writer, present);
+                    let loads = self.lines[kept.line].loads;
+                    self.install(writer, loads, present);
                 }
             }
             Step::Load => {
                 let mut loading = Loading::default();
                 let latest = self.writer.live().iter().chain(self.writer.dead().iter());
                 let latest: BTreeMap<_, _> = latest.map(|block| (block.key(), block)).collect();
-                latest.values().for_each(|block| loading.add_latest((*block).clone()));
-                self.writer.superseded().for_each(|block| loading.add_superseded(block.clone()));
-                let present = self.writer.changes_from(0).map(Block::revision).collect();
+                latest.values().for_each(|block| loading.add_latest(streamed(block)));
+                let older = latest.values().flat_map(|latest| self.writer.superseded(latest));
+                older.for_each(|block| loading.add_superseded(streamed(block)));
                 let half = loading.latest(b"/0").is_some_and(|block| block.revision().main % 2 == 0);
                 let loading = if half { Loading::default() } else { loading };
                 let loaded = loading.finish().expect("each revision is there once");
-                let present = if half { BTreeSet::new() } else { present };
+                self.loads += 1;
+                let present: BTreeSet<_> = loaded.changes_from(0).map(Block::revision).collect();
+                if let Some(all) = &mut self.all {
+                    all.extend(loaded.changes_from(0).map(|block| ((self.loads, block.revision()), block.clone())));
+                }
+                if !half {
+                    assert!(self.writer.changes_from(0).eq(loaded.changes_from(0)));
+                }
                 // As what is loaded is handed out: a view first, and a writer later.
-                self.install(loaded.into_writers(), present);
+                self.install(loaded.into_writers(), self.loads, present);
             }
         }
     }
 
     fn check(&self) {
-        for (revision, block) in self.all.iter().flatten() {
-            let owners = self.lines.iter().filter(|line| line.owns(*revision)).count();
+        check_links(&self.writer);
+        for ((loads, revision), block) in self.all.iter().flatten() {
+            let owners = self.lines.iter().filter(|line| line.loads == *loads && line.owns(*revision)).count();
             assert_eq!(block.owners(), 1 + owners, "owners of {block:?}");
         }
     }
@@ -269,7 +312,7 @@ fn run(steps: &[Step], mut scene: Scene) {
     }
     // The store first, or its views first.
     if steps.len().is_multiple_of(2) {
-        scene.install(Trees::default(), BTreeSet::new());
+        scene.install(Trees::default(), scene.loads, BTreeSet::new());
         scene.check();
     }
     let last = scene.published.take().expect("one is published");
@@ -300,9 +343,9 @@ struct Putter {
 impl Putter {
     fn put(&mut self) -> Block {
         self.last += 1;
-        let block = Block::put(Revision { main: self.last, sub: 0 }, 1, 1, 0, b"k", b"");
-        self.trees.put(b"k", |_| block.clone());
-        block
+        let (revision, mut made) = (Revision { main: self.last, sub: 0 }, None);
+        self.trees.put(b"k", |_, link| made.insert(Block::put(revision, 1, 1, 0, b"k", b"", link)).clone());
+        made.expect("it was put")
     }
 
     /// Puts, drops what was there, and publishes.
@@ -354,7 +397,7 @@ fn views_that_go_from_the_last_to_the_first_hand_on_what_those_before_show() {
 fn the_first_of_many_views_is_the_last_to_go() {
     let mut writer = Putter::default();
     let shown = writer.put();
-    let other = Block::put(Revision { main: 1_000_000, sub: 0 }, 1, 1, 0, b"other", b"");
+    let other = Block::put(Revision { main: 1_000_000, sub: 0 }, 1, 1, 0, b"other", b"", None);
     let mut held = Vec::new();
     let mut last = writer.put();
     for _ in 0..10 {
@@ -362,7 +405,7 @@ fn the_first_of_many_views_is_the_last_to_go() {
         last = writer.replace(&last);
     }
     writer.trees.drop_block(&shown);
-    writer.trees.put(b"other", |_| other.clone());
+    writer.trees.put(b"other", |_, _| other.clone());
     writer.trees.publish();
     while held.len() > 1 {
         held.pop();
@@ -422,9 +465,9 @@ fn the_last_view_takes_all_with_it() {
     let mut writer = Trees::default();
     let mut all = Vec::new();
     for main in 1..=10_000 {
-        let block = Block::put(Revision { main, sub: 0 }, 1, 1, 0, &main.to_be_bytes(), b"");
+        let block = Block::put(Revision { main, sub: 0 }, 1, 1, 0, &main.to_be_bytes(), b"", None);
         all.push(block.clone());
-        writer.put(block.key(), |_| block.clone());
+        writer.put(block.key(), |_, _| block.clone());
     }
     let view = writer.clone();
     drop(writer);
@@ -432,4 +475,30 @@ fn the_last_view_takes_all_with_it() {
     assert!(view.live().iter().eq(all.iter()));
     drop(view);
     assert!(all.iter().all(|block| block.owners() == 1));
+}
+
+#[test]
+fn what_a_key_was_is_found_in_few_steps() {
+    const REVISIONS: i64 = 100_000;
+    let mut writer = Putter::default();
+    (0..REVISIONS).for_each(|_| drop(writer.put()));
+    let trees = &writer.trees;
+    let latest = trees.live().get(b"k").expect("it was put");
+    let place = |main| Revision { main, sub: 0 };
+    for wanted in (1..=REVISIONS).step_by(97).chain([1, 2, REVISIONS - 1, REVISIONS]) {
+        let found = trees.at_or_below(latest, place(wanted)).expect("it is there");
+        assert_eq!(found.revision(), place(wanted));
+        // The same way, counted.
+        let (mut block, mut steps) = (latest, 0);
+        while block.revision() > place(wanted) {
+            let link = block.link().expect("only the first has none");
+            let next = if link.jump > place(wanted) { link.jump } else { link.before };
+            block = trees.history.get(next).expect("it is there");
+            steps += 1;
+        }
+        // Sixteen to a marker, twice; and from marker to marker in twice the logarithm of their number, each in two steps where it
+        // is not a jump.
+        assert!(steps <= 32 + 4 * 13, "{steps} steps to {wanted}");
+    }
+    assert!(trees.at_or_below(latest, place(0)).is_none());
 }
