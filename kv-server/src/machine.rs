@@ -24,6 +24,8 @@ pub(crate) struct Machine {
     applied: watch::Sender<u64>,
     /// The state before a snapshot was installed, until the new one is published.
     replaced: Option<View>,
+    /// The view before the published one, until who waits for results has them.
+    before: Option<Arc<View>>,
     watches: Arc<Watches>,
     lessors: Arc<Lessors>,
     /// The leases as last published.
@@ -38,7 +40,17 @@ impl Machine {
         let leases = store.view().leases().clone();
         let members = store.view().members().clone();
         let members = (members.clone(), watch::channel(members).0);
-        Self { store, completions, applied, watches, lessors: Arc::default(), leases, members, replaced: None }
+        Self {
+            store,
+            completions,
+            applied,
+            watches,
+            lessors: Arc::default(),
+            leases,
+            members,
+            replaced: None,
+            before: None,
+        }
     }
 
     /// The members, whenever they change.
@@ -88,9 +100,10 @@ impl StateMachine for Machine {
     }
 
     fn publish(&mut self) {
-        self.store.publish();
+        self.before = Some(self.store.publish());
         self.applied.send_replace(self.store.view().applied_index());
         if let Some(replaced) = self.replaced.take() {
+            self.before = None;
             free(replaced);
         }
         self.watches.published();
@@ -111,6 +124,7 @@ impl StateMachine for Machine {
         if !results.is_empty() {
             self.completions.send(Completion::Applied(results));
         }
+        self.before = None;
     }
 
     fn maintain(&mut self) -> bool {
@@ -122,6 +136,7 @@ impl StateMachine for Machine {
         let more = self.store.purge(PURGE_BLOCKS);
         // Readers let go of what was dropped, and whoever waits for a compaction looks again.
         self.publish();
+        self.before = None;
         more
     }
 

@@ -20,7 +20,7 @@ const LINKED: i64 = i64::MIN;
 /// One word, and one allocation. Cloning counts one more owner; what a [`crate::View`] shows of its blocks counts none.
 ///
 /// * A tombstone has no value, no lease, version 0 and create revision 0.
-/// * One that replaced another revision of its key ends with a [`Link`] to it.
+/// * One that replaced another revision of its key ends with a link to it.
 #[derive(Clone)]
 pub struct Block(ThinArc<Header, u8>);
 

@@ -59,9 +59,8 @@ impl<'v> Changes<'v> {
     /// Deletes what is there.
     pub(crate) fn delete(&mut self, blocks: &[Block]) {
         for block in blocks {
-            let link = self.view.trees.link_to(block);
-            let tombstone = Block::tombstone(self.next(), block.key(), Some(link));
-            self.view.delete(block, tombstone);
+            let revision = self.next();
+            self.view.delete(block, revision);
         }
     }
 

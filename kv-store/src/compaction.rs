@@ -147,7 +147,7 @@ impl View {
 
     /// Goes on dropping, up to a compaction at `limit` if none is under way. Returns what it took of the budget.
     ///
-    /// In the order of revisions: a deletion must not go before the revisions that it hides, or reads would find those.
+    /// In the order of revisions, so that of each key the oldest goes first, and a deletion after what it hides: see [`crate::trees::Trees`].
     fn drop_some(&mut self, limit: i64, budget: usize) -> usize {
         if self.purge.target == self.purge.done {
             self.purge.target = limit;

@@ -4,21 +4,20 @@
 //! compaction took it. To go back block by block would take as long as the key has revisions, so each says an older one as well:
 //!
 //! ```text
-//! depth            0 ..... 15 | 16 ..... 31 | 32 ..... 47 | 48 ..
-//! jump of the rest         <--+ to the last marker before
-//! jump of markers  0 <---------- 16 <--------- 32 <--------- 48      to the one before, or further
-//!                  ^--------------------------/                      48 / 16 = 3: to 1 - 1 = 0
+//! depth                 0 ..... 15 | 16 ..... 31 | 32 ..... 47 | 48 ...
+//! all but markers jump  <------ to the last marker, 0, 16, 32, 48, ...
+//! markers jump          0 <--------- 16 <--------- 32
+//!                       0 <-------------------------------------- 48     as 32 to 16 is as far as 16 to 0
 //! ```
 //!
-//! Markers jump as in E. W. Myers' random-access stack ("An applicative random-access stack", 1983): to the marker before, or twice as
-//! far as that one if the two jumps before it were equally far. So whatever revision is looked for, it is found in a number of steps
-//! that grows with the logarithm of the number of revisions; and a new block, which looks at its last marker only if it is one
-//! itself, in a time that does not grow.
+//! Markers jump as in E. W. Myers' random-access stack ("An applicative random-access stack", 1983): to the marker before, or, if the
+//! jump of that one and the next are equally far, to where they lead. So whatever revision is looked for, it is found in a number of
+//! steps that grows with the logarithm of the number of revisions. A new block takes no search, a marker three.
 
 use crate::{Block, Revision};
 
 /// One block in so many is a marker.
-const MARKED_ONE_IN: u32 = 16;
+const MARKED_ONE_IN: u32 = if cfg!(test) { 2 } else { 16 };
 
 /// From a block to earlier ones of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +26,7 @@ pub(crate) struct Link {
     pub(crate) before: Revision,
     /// That one, or an earlier one.
     pub(crate) jump: Revision,
-    /// How many there were before it since the first.
+    /// How many there were before it since the first. After the last number comes 0, a marker as well.
     depth: u32,
 }
 
@@ -37,7 +36,7 @@ impl Link {
 
     /// The link of a block that replaces `replaced`. `find` finds a block of its key, if it is there.
     pub(crate) fn to<'b>(replaced: &'b Block, find: impl Fn(Revision) -> Option<&'b Block>) -> Self {
-        let (before, depth) = (replaced.revision(), depth(replaced).saturating_add(1));
+        let (before, depth) = (replaced.revision(), depth(replaced).wrapping_add(1));
         let marker = match replaced.link() {
             Some(link) if !is_marker(link.depth) => link.jump,
             _ => before,
@@ -77,7 +76,8 @@ fn depth(block: &Block) -> u32 {
 fn twice<'b>(last: &'b Block, find: impl Fn(Revision) -> Option<&'b Block>) -> Option<Revision> {
     let second = find(last.link()?.jump)?;
     let third = find(second.link()?.jump)?;
-    (depth(last) - depth(second) == depth(second) - depth(third)).then(|| third.revision())
+    let jump = |from: &Block, to: &Block| depth(from).wrapping_sub(depth(to));
+    (jump(last, second) == jump(second, third)).then(|| third.revision())
 }
 
 #[cfg(test)]

@@ -42,14 +42,17 @@ const HIDDEN: DecodeError = DecodeError::Invalid("revision that is compacted");
 const MEMBERS_MAX: u64 = 1 << 20;
 
 impl View {
-    /// The stream, chunk by chunk; made on the way, so that it takes the memory of one chunk.
+    /// The stream, chunk by chunk; made on the way, so that it takes the memory of one chunk, and of a word for each revision of one key.
     #[must_use]
     pub fn chunks(&self) -> SnapshotChunks<'_> {
         let is_purged = self.is_purged();
         let shows = move |block: &&Block| is_purged || !self.hides(block);
         let all = || Merged::new(self, (Bound::Unbounded, Bound::Unbounded));
         let latest = || all().filter(shows);
-        let superseded = || all().flat_map(|latest| self.trees.superseded(latest)).filter(shows);
+        // Links may lead to what is gone: where nothing was replaced, none is followed.
+        let any = self.trees.superseded_len() > 0;
+        let superseded =
+            move || all().take_while(move |_| any).flat_map(|latest| self.trees.superseded(latest)).filter(shows);
         let counts = if is_purged {
             (self.trees.live().len() + self.trees.dead().len(), self.trees.superseded_len())
         } else {
@@ -246,19 +249,19 @@ impl Loading {
     }
 
     fn add_superseded(&mut self, block: Block) -> Result<(), DecodeError> {
-        let last = self.trees.last_superseded();
-        if last.is_some_and(|last| (last.key(), last.revision()) >= (block.key(), block.revision())) {
+        let is_late = |last: &Block| (last.key(), last.revision()) >= (block.key(), block.revision());
+        if self.trees.last_superseded().is_some_and(is_late) {
             return Err(DecodeError::Invalid("order of snapshot revisions"));
         }
         let latest = self.trees.latest(block.key()).filter(|latest| latest.revision() > block.revision());
-        let latest = latest.ok_or(DecodeError::Invalid("superseded revision"))?;
+        let latest = latest.cloned().ok_or(DecodeError::Invalid("superseded revision"))?;
         // The blocks of a key are neighbours: of those at or below the compaction, only the last can be left.
         let compacted = self.view.compact_revision;
         let is_hidden = |block: &Block, next: &Block| {
             next.mod_revision() <= compacted || (block.is_tombstone() && block.mod_revision() < compacted)
         };
-        let before = last.filter(|before| before.key() == block.key());
-        if is_hidden(&block, latest) || before.is_some_and(|before| is_hidden(before, &block)) {
+        let before = self.trees.last_superseded().filter(|before| before.key() == block.key());
+        if is_hidden(&block, &latest) || before.is_some_and(|before| is_hidden(before, &block)) {
             return Err(HIDDEN);
         }
         self.superseded_left -= 1;

@@ -115,9 +115,12 @@ impl Store {
     }
 
     /// Lets readers see all that was applied. Once per run of entries.
-    pub fn publish(&mut self) {
+    ///
+    /// Returns the view that they saw until now. If no reader holds it, to drop it is to release what only it shows: who has a lock, or
+    /// somebody who waits, may see to that first.
+    pub fn publish(&mut self) -> Arc<View> {
         self.view.trees.publish();
-        self.published.store(Arc::new(self.view.clone()));
+        self.published.swap(Arc::new(self.view.clone()))
     }
 
     /// Drops some of what compactions hide, and says whether any is left. Nothing that can be read, and no hash, depends on it: each

@@ -1,6 +1,6 @@
 //! The blocks of a state in all their orders, and who owns them.
 //!
-//! A block is in two trees, and trees of later states go on using it: were each to count it, a put would count some hundred blocks that
+//! A block is in a tree or two, and trees of later states go on using it: were each to count it, a put would count some hundred blocks that
 //! have nothing to do with it, each in a cache line of its own. So trees count nobody. A block has one owner:
 //!
 //! 1. It comes in by the history, which holds every block that is there. From then on the *writer* owns it: the trees that go on
@@ -55,6 +55,8 @@ pub(crate) struct Trees {
 
 /// Why trees may change.
 const WRITER: &str = "only the writer's own trees change";
+/// What would be lost without its link: all that a key was.
+const LINKED: &str = "a block says which one it replaced";
 
 impl Default for Trees {
     /// A writer's, with nothing in them.
@@ -149,13 +151,16 @@ impl Trees {
 
     /// The last revision of the key of `latest` at or below `revision`, if it is there.
     pub(crate) fn at_or_below<'a>(&'a self, latest: &'a Block, revision: Revision) -> Option<&'a Block> {
-        let mut block = latest;
-        while block.revision() > revision {
-            let link = block.link()?;
-            // If one is gone that is too late, the one that is looked for is gone as well.
-            block = self.history.get(if link.jump > revision { link.jump } else { link.before })?;
-        }
-        Some(block)
+        self.way(latest, revision).last().filter(|block| block.revision() <= revision)
+    }
+
+    /// The blocks that are looked at on the way from `latest` to the last revision of its key at or below `revision`. If a later one is gone,
+    /// that one is gone as well.
+    fn way<'a>(&'a self, latest: &'a Block, revision: Revision) -> impl Iterator<Item = &'a Block> {
+        std::iter::successors(Some(latest), move |block| {
+            let link = block.link().filter(|_| block.revision() > revision)?;
+            self.history.get(if link.jump >= revision { link.jump } else { link.before })
+        })
     }
 
     /// The revisions of its key before `latest`, from the oldest on.
@@ -183,7 +188,9 @@ impl Trees {
         let replaced = live.put(key, |live| {
             let last = live.or_else(|| dead.get(key));
             let link = last.map(|last| Link::to(last, |revision| history.get(revision)));
-            own(history, make(live, link))
+            let block = make(live, link);
+            assert_eq!(block.link(), link, "{LINKED}");
+            own(history, block)
         });
         if replaced.is_none() {
             dead.remove(key);
@@ -193,13 +200,15 @@ impl Trees {
     /// Deletes a key that lives.
     pub(crate) fn delete(&mut self, tombstone: Block) {
         assert!(self.dropped.is_some(), "{WRITER}");
-        self.live.remove(tombstone.key()).expect("only a key that lives is deleted");
+        let live = self.live.remove(tombstone.key()).expect("only a key that lives is deleted");
+        assert_eq!(tombstone.link().map(|link| link.before), Some(live.revision()), "{LINKED}");
         let tombstone = own(&mut self.history, tombstone);
         self.dead.insert(&tombstone);
     }
 
     /// Drops `block`, which does not live, and is the oldest of its key: it goes with the last view that shows it.
     pub(crate) fn drop_block(&mut self, block: &Block) {
+        assert!(self.before(block).is_none(), "the oldest of a key goes first");
         let dropped = self.dropped.as_mut().expect(WRITER);
         let (key, revision) = (block.key(), block.revision());
         assert!(self.live.get(key).is_none_or(|live| live.revision() != revision), "what lives is not dropped");
@@ -215,7 +224,7 @@ impl Trees {
     }
 }
 
-/// Takes a block over, with the history. What is returned goes into other trees.
+/// Takes a block over, with the history. What is returned goes into the tree of what lives, or of what does not.
 fn own(history: &mut History, block: Block) -> Kept {
     let block = Kept::new(block);
     history.push(&block);

@@ -225,7 +225,8 @@ impl View {
     }
 
     /// Deletes what lives at a key: `live`.
-    pub(crate) fn delete(&mut self, live: &Block, tombstone: Block) {
+    pub(crate) fn delete(&mut self, live: &Block, revision: Revision) {
+        let tombstone = Block::tombstone(revision, live.key(), Some(self.trees.link_to(live)));
         self.bytes.history += tombstone.bytes();
         self.bytes.live -= live.bytes();
         self.leases.follow(Some(live), &tombstone);

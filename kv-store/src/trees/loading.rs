@@ -11,6 +11,8 @@ use crate::{Block, Revision};
 pub(crate) struct Loading {
     latest: Vec<Block>,
     superseded: Vec<Block>,
+    /// How many of the latest have keys below the last one that was asked for.
+    passed: usize,
 }
 
 impl Loading {
@@ -24,10 +26,10 @@ impl Loading {
         self.superseded.push(block);
     }
 
-    /// The latest revision of `key`, its deletion included.
-    pub(crate) fn latest(&self, key: &[u8]) -> Option<&Block> {
-        let at = self.latest.binary_search_by(|block| block.key().cmp(key)).ok()?;
-        Some(&self.latest[at])
+    /// The latest revision of `key`, its deletion included. Keys are asked for in order.
+    pub(crate) fn latest(&mut self, key: &[u8]) -> Option<&Block> {
+        self.passed += self.latest[self.passed..].iter().take_while(|block| block.key() < key).count();
+        self.latest.get(self.passed).filter(|block| block.key() == key)
     }
 
     /// The latest revision of the last key.
@@ -42,9 +44,9 @@ impl Loading {
 
     /// The trees; `None` when two blocks have one revision.
     pub(crate) fn finish(self) -> Option<Trees> {
-        let Self { mut latest, superseded } = self;
-        let mut trees = Trees::default();
+        let Self { mut latest, superseded, .. } = self;
         let mut blocks = Vec::with_capacity(latest.len() + superseded.len());
+        let mut trees = Trees::default();
         let mut superseded = superseded.into_iter().peekable();
         for last in &mut latest {
             let first = blocks.len();
@@ -53,6 +55,7 @@ impl Loading {
             }
             *last = linked(last, &blocks[first..]);
         }
+        assert!(superseded.next().is_none(), "older revisions come in the order of keys");
         for block in latest {
             let tree = if block.is_tombstone() { &mut trees.dead } else { &mut trees.live };
             // SAFETY: from the next line on `blocks` has it, and goes after the trees do, or when they own it themselves.

@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Which blocks each tree shows.
+/// Which blocks live, are deletions, were replaced, and are there at all.
 type Shown = [Vec<(Revision, Vec<u8>)>; 4];
 
 fn shown(trees: &Trees) -> Shown {
@@ -275,7 +275,7 @@ impl Scene {
                 latest.values().for_each(|block| loading.add_latest(streamed(block)));
                 let older = latest.values().flat_map(|latest| self.writer.superseded(latest));
                 older.for_each(|block| loading.add_superseded(streamed(block)));
-                let half = loading.latest(b"/0").is_some_and(|block| block.revision().main % 2 == 0);
+                let half = latest.get(&b"/0"[..]).is_some_and(|block| block.revision().main % 2 == 0);
                 let loading = if half { Loading::default() } else { loading };
                 let loaded = loading.finish().expect("each revision is there once");
                 self.loads += 1;
@@ -396,14 +396,19 @@ fn views_that_go_from_the_last_to_the_first_hand_on_what_those_before_show() {
 #[test]
 fn the_first_of_many_views_is_the_last_to_go() {
     let mut writer = Putter::default();
-    let shown = writer.put();
-    let other = Block::put(Revision { main: 1_000_000, sub: 0 }, 1, 1, 0, b"other", b"", None);
+    let one = |main, key: &[u8]| Block::put(Revision { main, sub: 0 }, 1, 1, 0, key, b"", None);
+    let (shown, other) = (one(1, b"shown"), one(1_000_001, b"other"));
+    writer.trees.put(b"shown", |_, _| shown.clone());
+    writer.last = 1;
     let mut held = Vec::new();
     let mut last = writer.put();
     for _ in 0..10 {
         held.push(writer.trees.clone());
         last = writer.replace(&last);
     }
+    writer
+        .trees
+        .put(b"shown", |_, link| Block::put(Revision { main: 1_000_000, sub: 0 }, 1, 2, 0, b"shown", b"", link));
     writer.trees.drop_block(&shown);
     writer.trees.put(b"other", |_, _| other.clone());
     writer.trees.publish();
@@ -477,28 +482,61 @@ fn the_last_view_takes_all_with_it() {
     assert!(all.iter().all(|block| block.owners() == 1));
 }
 
+/// One key is put, its oldest revisions are dropped, and all is loaded anew, as often as `steps` say.
+fn check_one_key(steps: &[(u8, Index)]) {
+    let mut writer = Putter::default();
+    for (kind, which) in steps {
+        match kind {
+            0..6 => (0..which.index(12)).for_each(|_| drop(writer.put())),
+            6..9 => {
+                let superseded = writer.trees.superseded_len();
+                let dropped = which.index(superseded + 1);
+                let oldest: Vec<_> = writer.trees.changes_from(0).take(dropped).cloned().collect();
+                oldest.iter().for_each(|block| writer.trees.drop_block(block));
+            }
+            _ => {
+                let mut loading = Loading::default();
+                writer.trees.live().iter().for_each(|block| loading.add_latest(streamed(block)));
+                let older = writer.trees.live().iter().flat_map(|latest| writer.trees.superseded(latest));
+                older.for_each(|block| loading.add_superseded(streamed(block)));
+                let loaded = loading.finish().expect("each revision is there once");
+                assert!(loaded.changes_from(0).eq(writer.trees.changes_from(0)));
+                writer.trees = loaded;
+            }
+        }
+        check_links(&writer.trees);
+        check_way(&writer.trees, 1);
+    }
+}
+
+proptest! {
+    #[test]
+    fn links_lead_to_each_revision_that_is_left(steps in prop::collection::vec((0..10_u8, any::<Index>()), 1..30)) {
+        check_one_key(&steps);
+    }
+}
+
+/// Whether no revision of the one key is many steps away.
+fn check_way(trees: &Trees, one_in: usize) {
+    let Some(latest) = trees.live().get(b"k") else { return };
+    // From marker to marker two steps, at most three times for each doubling of how many there were; the rest at both ends.
+    let last = u32::try_from(latest.revision().main).expect("few were put");
+    let most = 6 * usize::try_from(last.ilog2() + 1).expect("at most 32") + 4;
+    for block in trees.changes_from(0).step_by(one_in) {
+        let steps = trees.way(latest, block.revision()).count();
+        assert!(steps <= most, "{steps} steps from {latest:?} to {block:?}, not {most}");
+    }
+}
+
 #[test]
 fn what_a_key_was_is_found_in_few_steps() {
-    const REVISIONS: i64 = 100_000;
     let mut writer = Putter::default();
-    (0..REVISIONS).for_each(|_| drop(writer.put()));
-    let trees = &writer.trees;
-    let latest = trees.live().get(b"k").expect("it was put");
-    let place = |main| Revision { main, sub: 0 };
-    for wanted in (1..=REVISIONS).step_by(97).chain([1, 2, REVISIONS - 1, REVISIONS]) {
-        let found = trees.at_or_below(latest, place(wanted)).expect("it is there");
-        assert_eq!(found.revision(), place(wanted));
-        // The same way, counted.
-        let (mut block, mut steps) = (latest, 0);
-        while block.revision() > place(wanted) {
-            let link = block.link().expect("only the first has none");
-            let next = if link.jump > place(wanted) { link.jump } else { link.before };
-            block = trees.history.get(next).expect("it is there");
-            steps += 1;
-        }
-        // Sixteen to a marker, twice; and from marker to marker in twice the logarithm of their number, each in two steps where it
-        // is not a jump.
-        assert!(steps <= 32 + 4 * 13, "{steps} steps to {wanted}");
+    (0..100_000).for_each(|_| drop(writer.put()));
+    check_way(&writer.trees, 97);
+    let latest = writer.trees.live().get(b"k").expect("it was put");
+    for main in (1..=100_000).step_by(97) {
+        let at = Revision { main, sub: 0 };
+        assert_eq!(writer.trees.at_or_below(latest, at).map(Block::revision), Some(at));
     }
-    assert!(trees.at_or_below(latest, place(0)).is_none());
+    assert!(writer.trees.at_or_below(latest, Revision::default()).is_none());
 }

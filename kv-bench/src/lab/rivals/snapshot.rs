@@ -1,10 +1,10 @@
 //! `snapshot`: ours, the store of `kv-server` as it is.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use kv_codec::command::{BatchBuilder, Body, CommandHeader, DeleteRange, Put};
-use kv_store::{Applied, KeyRange, Members, Outcome, Store, ViewReader};
+use kv_store::{Applied, KeyRange, Members, Outcome, Store, View, ViewReader};
 
 use crate::lab::engine::{Answer, Engine, Found, Meta, Prev, Write};
 
@@ -30,14 +30,21 @@ impl Snapshot {
         let store = Store::genesis(Members::default());
         Self { reader: store.reader(), writer: Mutex::new(Writer { store, results: Vec::new() }), publish_each }
     }
+
+    fn apply(&self, batch: &[u8], answers: &mut Vec<Answer>) -> Result<()> {
+        let before = self.writer.lock().unwrap_or_else(PoisonError::into_inner).commit(batch, answers)?;
+        drop(before);
+        Ok(())
+    }
 }
 
 impl Writer {
-    fn commit(&mut self, batch: &[u8], answers: &mut Vec<Answer>) -> Result<u64> {
+    /// Applies a batch and publishes. Returns the view before it, for the caller to let go of without the lock.
+    fn commit(&mut self, batch: &[u8], answers: &mut Vec<Answer>) -> Result<Arc<View>> {
         self.results.clear();
         let index = self.store.view().applied_index() + 1;
         self.store.apply(index, 1, batch, &mut self.results).context("applying a batch")?;
-        self.store.publish();
+        let before = self.store.publish();
         for Applied { revision, outcome } in self.results.drain(..) {
             answers.push(match outcome {
                 Outcome::Put { prev } => Answer { revision, existed: prev.is_some(), prev: prev.map(Prev::Block) },
@@ -45,7 +52,7 @@ impl Writer {
                 other => bail!("the store answered a write with {other:?}"),
             });
         }
-        Ok(1)
+        Ok(before)
     }
 }
 
@@ -68,8 +75,8 @@ impl Engine for Snapshot {
             for write in writes {
                 batch.push(&body(write).encode(&CommandHeader::default()));
             }
-            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            published += writer.commit(&batch.finish(), answers).expect("the batch was encoded right above");
+            self.apply(&batch.finish(), answers).expect("the batch was encoded right above");
+            published += 1;
         }
         published
     }
@@ -96,6 +103,6 @@ impl Engine for Snapshot {
         if self.publish_each {
             return Ok(None);
         }
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).commit(batch, answers).map(Some)
+        self.apply(batch, answers).map(|()| Some(1))
     }
 }
