@@ -1,6 +1,7 @@
 //! One revision of one key, in one allocation.
 
 use std::fmt;
+use std::hint;
 use std::mem::MaybeUninit;
 
 use triomphe::{Arc, HeaderWithLength, ThinArc, UniqueArc};
@@ -151,6 +152,11 @@ impl Block {
     #[must_use]
     pub fn is_tombstone(&self) -> bool {
         self.header().key_len & TOMBSTONE != 0
+    }
+
+    /// Has it fetched from memory, for somebody who looks at it soon. Nobody waits for what it gives.
+    pub(crate) fn fetch(&self) {
+        hint::black_box(self.header().key_len);
     }
 
     /// How many own it.

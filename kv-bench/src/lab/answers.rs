@@ -1,5 +1,6 @@
 //! The six bottlenecks of the analysis, each answered with the figures of this report.
 
+use super::experiments::CLIENTS;
 use super::report::Section;
 use crate::figures::number;
 
@@ -241,7 +242,7 @@ fn machine(figures: &Figures<'_>) -> Option<String> {
             number(get),
             number(put),
             number(rest),
-            30,
+            CLIENTS,
             number(cores),
         );
     }
@@ -253,8 +254,13 @@ fn machine(figures: &Figures<'_>) -> Option<String> {
             " On the harder mix ours reads {keys} x the keys of global-lock with a client for each kind (1d), and does {sum} x its operations \
              in fixed proportions (1f)"
         );
-        let raft = ratio("1g", "global-lock", "");
-        text += &raft.map_or_else(|| ".".into(), |raft| format!(", {raft} x through raft and log (1g)."));
+        for (part, what) in [("1g", "through raft and log"), ("1h", "with ten times the keys")] {
+            if let Some(times) = ratio(part, "global-lock", "") {
+                text += &format!(", {times} x {what} ({part})");
+            }
+        }
+        text +=
+            ". Of a prefix both copy a thousand keys; what global-lock does beside that grows with all keys there are.";
     }
     Some(text)
 }

@@ -15,6 +15,7 @@ use super::Lab;
 use super::report::Section;
 
 pub(crate) use log::RAFT_ENGINE_NOT_BUILT;
+pub(crate) use mixed::CLIENTS;
 
 /// An experiment.
 pub(crate) struct Experiment {
@@ -33,6 +34,7 @@ pub(crate) const EXPERIMENTS: &[Experiment] = &[
     Experiment { id: "1e", title: "The harder mix, through raft and log", run: mixed::harder_through_raft },
     Experiment { id: "1f", title: "The harder mix in fixed proportions, engine alone", run: mixed::blend_alone },
     Experiment { id: "1g", title: "The harder mix in fixed proportions, through raft", run: mixed::blend_through_raft },
+    Experiment { id: "1h", title: "The harder mix in fixed proportions, 100,000 keys", run: mixed::blend_of_many },
     Experiment { id: "2", title: "Readers beside a writer", run: scaling::run },
     Experiment { id: "3", title: "Operations per commit", run: batch::run },
     Experiment { id: "4", title: "Ten keys of n", run: range::run },

@@ -130,10 +130,6 @@ impl Lab {
     fn rivals(&self) -> Result<Vec<&'static Rival>> {
         let mut built = Vec::new();
         for rival in &RIVALS {
-            // TEMP
-            if std::env::var("LAB_ONLY").is_ok_and(|only| !only.split(',').any(|one| one == rival.name)) {
-                continue;
-            }
             if self.entrant(rival)?.is_some() {
                 built.push(rival);
             }

@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn experiments_are_chosen_by_id_or_number() {
         assert_eq!(ids(&["4", "1b"]), ["1b", "4"]);
-        assert_eq!(ids(&["1"]), ["1a", "1b", "1c", "1d", "1e", "1f", "1g"]);
+        assert_eq!(ids(&["1"]), ["1a", "1b", "1c", "1d", "1e", "1f", "1g", "1h"]);
         assert_eq!(ids(&[]).len(), EXPERIMENTS.len());
     }
 

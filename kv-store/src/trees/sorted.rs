@@ -26,6 +26,8 @@ use crate::Block;
 
 /// Blocks of a leaf.
 pub(super) const LEAF: usize = if cfg!(test) { 4 } else { 64 };
+/// How many blocks a walk has fetched at once: each is in a place of its own, and memory takes as long for one as for some of them.
+const FETCHED: usize = 8;
 /// Children of a branch.
 const BRANCH: usize = if cfg!(test) { 4 } else { 16 };
 
@@ -105,7 +107,7 @@ impl<O: Order> Sorted<O> {
 
     /// All blocks, in order.
     pub(crate) fn iter(&self) -> Blocks<'_, O> {
-        Blocks { tree: self, leaf: [].iter(), next: 0, left: self.len() }
+        Blocks { tree: self, leaf: [].iter(), next: 0, fetched: 0, left: self.len() }
     }
 
     /// The blocks within `bounds`, in order. The ones before them cost a logarithm.
@@ -120,7 +122,7 @@ impl<O: Order> Sorted<O> {
             Bound::Included(key) => self.count(key, true),
             Bound::Excluded(key) => self.count(key, false),
         };
-        Blocks { tree: self, leaf: [].iter(), next, left: end.saturating_sub(next) }
+        Blocks { tree: self, leaf: [].iter(), next, fetched: 0, left: end.saturating_sub(next) }
     }
 
     /// How many blocks are below `key`, or at it if that counts.
@@ -367,6 +369,8 @@ pub(crate) struct Blocks<'v, O> {
     leaf: slice::Iter<'v, Kept>,
     /// The place of the first block after `leaf`.
     next: usize,
+    /// How many of the first blocks of `leaf` are fetched.
+    fetched: usize,
     left: usize,
 }
 
@@ -379,7 +383,14 @@ impl<'v, O: Order> Iterator for Blocks<'v, O> {
             let blocks = self.tree.from(self.next);
             self.next += blocks.len();
             self.leaf = blocks.iter();
+            self.fetched = 0;
         }
+        if self.fetched == 0 {
+            let ahead = self.leaf.as_slice().iter().take(FETCHED.min(self.left + 1));
+            self.fetched = ahead.len();
+            ahead.for_each(|block| block.fetch());
+        }
+        self.fetched -= 1;
         self.leaf.next().map(|block| &**block)
     }
 

@@ -1,4 +1,4 @@
-//! 1: the mixes of the analysis. 30 clients, closed loop.
+//! 1: the mixes of the analysis, in closed loops.
 
 use std::time::Duration;
 
@@ -15,8 +15,11 @@ use crate::lab::rivals::{NO_ENGINE, OURS, Rival};
 use crate::lab::{Entrant, Lab};
 
 const KEYS: usize = 10_000;
+/// Where it is asked what a prefix costs among many keys.
+const MANY_KEYS: usize = 100_000;
 const VALUE_BYTES: usize = 256;
-const CLIENTS: usize = 30;
+/// Of every mix.
+pub(crate) const CLIENTS: usize = 30;
 /// Untimed load before each round.
 const WARM_UP: Duration = Duration::from_millis(200);
 
@@ -29,15 +32,16 @@ const WHY_RAFT: &str = "The same fsync is under every design here: what is left 
                         which a get and a put of ours take more, for the reasons in 1a; 8 has each idea's share.";
 const WHY_KEYS: &str =
     "These clients never pause, and share few cores: each kind of operation takes what the others leave it.";
-const WHY_PUTS: &str = "Writers of ours take turns, and each goes back to the end of the line after one put, while 15 readers that no lock ever \
-                        stops have the cores; where readers hold a lock, they wait as well.";
+const WHY_PUTS: &str = "A writer of ours that finds another at work sleeps, and 15 readers that no lock ever stops use their whole slices of \
+                        time before it runs again: its median is microseconds, one in a hundred waits for a slice or more (the last \
+                        table). Where readers take a lock they sleep as well.";
 const WHY_BLEND: &str = "A put of ours costs more than one that overwrites a value and forgets the last one, and in these proportions puts \
                          are as many as gets.";
 
 /// Which operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mix {
-    /// 30 clients of one kind, four gets to a put.
+    /// Clients of one kind, four gets to a put.
     Analysis,
     /// A client for each kind of operation.
     Harder,
@@ -45,45 +49,54 @@ enum Mix {
     Blend,
 }
 
-/// One of the seven.
+/// One of the eight.
 struct Part {
     id: &'static str,
     title: &'static str,
     mix: Mix,
+    keys: usize,
     raft: Option<Setup>,
 }
 
+impl Part {
+    const fn new(id: &'static str, title: &'static str, mix: Mix, raft: Option<Setup>) -> Self {
+        Self { id, title, mix, keys: KEYS, raft }
+    }
+}
+
 pub(super) fn alone(lab: &Lab) -> Result<Section> {
-    part(lab, &Part { id: "1a", title: "The analysis's mix, engine alone", mix: Mix::Analysis, raft: None })
+    part(lab, &Part::new("1a", "The analysis's mix, engine alone", Mix::Analysis, None))
 }
 
 pub(super) fn through_raft(lab: &Lab) -> Result<Section> {
-    let title = "The analysis's mix, through raft and log";
-    part(lab, &Part { id: "1b", title, mix: Mix::Analysis, raft: Some(Setup::USUAL) })
+    part(lab, &Part::new("1b", "The analysis's mix, through raft and log", Mix::Analysis, Some(Setup::USUAL)))
 }
 
 pub(super) fn without_proposer(lab: &Lab) -> Result<Section> {
     let raft = Some(Setup { proposer: false, ..Setup::USUAL });
-    part(lab, &Part { id: "1c", title: "The same without a batch proposer", mix: Mix::Analysis, raft })
+    part(lab, &Part::new("1c", "The same without a batch proposer", Mix::Analysis, raft))
 }
 
 pub(super) fn harder_alone(lab: &Lab) -> Result<Section> {
-    part(lab, &Part { id: "1d", title: "The harder mix, engine alone", mix: Mix::Harder, raft: None })
+    part(lab, &Part::new("1d", "The harder mix, engine alone", Mix::Harder, None))
 }
 
 pub(super) fn harder_through_raft(lab: &Lab) -> Result<Section> {
-    let title = "The harder mix, through raft and log";
-    part(lab, &Part { id: "1e", title, mix: Mix::Harder, raft: Some(Setup::USUAL) })
+    part(lab, &Part::new("1e", "The harder mix, through raft and log", Mix::Harder, Some(Setup::USUAL)))
 }
 
 pub(super) fn blend_alone(lab: &Lab) -> Result<Section> {
-    let title = "The harder mix in fixed proportions, engine alone";
-    part(lab, &Part { id: "1f", title, mix: Mix::Blend, raft: None })
+    part(lab, &Part::new("1f", "The harder mix in fixed proportions, engine alone", Mix::Blend, None))
 }
 
 pub(super) fn blend_through_raft(lab: &Lab) -> Result<Section> {
     let title = "The harder mix in fixed proportions, through raft and log";
-    part(lab, &Part { id: "1g", title, mix: Mix::Blend, raft: Some(Setup::USUAL) })
+    part(lab, &Part::new("1g", title, Mix::Blend, Some(Setup::USUAL)))
+}
+
+pub(super) fn blend_of_many(lab: &Lab) -> Result<Section> {
+    let title = "The harder mix in fixed proportions, engine alone, with ten times the keys";
+    part(lab, &Part { keys: MANY_KEYS, ..Part::new("1h", title, Mix::Blend, None) })
 }
 
 fn roles(mix: Mix) -> Vec<Role> {
@@ -99,15 +112,17 @@ fn roles(mix: Mix) -> Vec<Role> {
 
 fn how(part: &Part) -> String {
     let who = match part.mix {
-        Mix::Analysis => "30 clients, 80 % gets, 20 % puts",
+        Mix::Analysis => format!("{CLIENTS} clients, 80 % gets, 20 % puts"),
         Mix::Harder => {
             "12 clients put, 12 get, 3 read a whole prefix of 1,000 keys, 3 delete, each as fast as it is answered"
+                .into()
         }
-        Mix::Blend => {
-            "30 clients, each of which puts, gets, reads a whole prefix of 1,000 keys or deletes, 40 to 40 to 10 to 10 of a hundred \
-             times: every design does the same work for an operation, and holds about four fifths of the keys"
-        }
+        Mix::Blend => format!(
+            "{CLIENTS} clients, each of which puts, gets, reads a whole prefix of 1,000 keys or deletes, 40 to 40 to 10 to 10 of a \
+             hundred times: every design does the same work for an operation, and holds about four fifths of the keys"
+        ),
     };
+    let keys = part.keys;
     let path = match part.raft {
         None => "Engine alone: commands are numbered, encoded, decoded and applied, without raft and log.",
         Some(Setup { proposer: true, .. }) => {
@@ -127,7 +142,7 @@ fn how(part: &Part) -> String {
         ""
     };
     format!(
-        "{who}; {KEYS} keys, values of {VALUE_BYTES} bytes. {path} The first two designs have the analysed pipeline \
+        "{who}; {keys} keys, values of {VALUE_BYTES} bytes. {path} The first two designs have the analysed pipeline \
          (JSON, numbers from a mutex, a second lock for the answer), the others none of it.{sum}"
     )
 }
@@ -139,7 +154,7 @@ struct Entry {
 }
 
 fn part(lab: &Lab, part: &Part) -> Result<Section> {
-    let (keys, value, roles) = (Keys::new(KEYS), value(VALUE_BYTES), roles(part.mix));
+    let (keys, value, roles) = (Keys::new(part.keys), value(VALUE_BYTES), roles(part.mix));
     let entry = |rival| Entry { rival, rounds: Vec::new() };
     let mut entries: Vec<Entry> = lab.rivals()?.into_iter().chain([&NO_ENGINE]).map(entry).collect();
     let bar = lab.bar(part.id, entries.len() * lab.rounds as usize);
