@@ -49,7 +49,7 @@ impl View {
         let shows = move |block: &&Block| is_purged || !self.hides(block);
         let all = || Merged::new(self, (Bound::Unbounded, Bound::Unbounded));
         let latest = || all().filter(shows);
-        // Links may lead to what is gone: where nothing was replaced, none is followed.
+        // Links may lead to what is gone: where nothing replaced is left, none is followed.
         let any = self.trees.superseded_len() > 0;
         let superseded =
             move || all().take_while(move |_| any).flat_map(|latest| self.trees.superseded(latest)).filter(shows);

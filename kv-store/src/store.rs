@@ -116,8 +116,8 @@ impl Store {
 
     /// Lets readers see all that was applied. Once per run of entries.
     ///
-    /// Returns the view that they saw until now. If no reader holds it, to drop it is to release what only it shows: who has a lock, or
-    /// somebody who waits, may see to that first.
+    /// Returns the view that they saw until now. If no reader holds it, to drop it is to release what only it shows: whoever has a lock
+    /// lets go of that first, and whoever is waited for answers first.
     pub fn publish(&mut self) -> Arc<View> {
         self.view.trees.publish();
         self.published.swap(Arc::new(self.view.clone()))

@@ -213,7 +213,7 @@ fn machine(figures: &Figures<'_>) -> Option<String> {
         (figures.get("1a", "cores")?, figures.get("1a", "snapshot")?, figures.get("1a", "global-lock")?);
     let (cpu, bare) = (figures.get("1a", "snapshot.cpu_us")?, figures.get("1a", "(no engine).cpu_us")?);
     let mut text = format!(
-        "{cores:.0} core(s) run as many threads at a time. A lock that lets one through where all could go costs at most that factor here, \
+        "{cores:.0} core(s) run as many threads at a time. A lock that lets one through where all could go costs all clients together about that factor here, sleeping and waking aside, \
              however many clients there are: the analysed engine's 1,455 operations a second cannot come of a lock that is held for about a \
              microsecond (global-lock does {} here), and no cure of a lock can bring more than the cores.",
         number(global)
@@ -257,13 +257,12 @@ fn machine(figures: &Figures<'_>) -> Option<String> {
             " On the harder mix ours reads {keys} x the keys of global-lock with a client for each kind (1d), and does {sum} x its operations \
              in fixed proportions (1f)"
         );
-        for (part, what) in [("1g", "through raft and log"), ("1h", "with ten times the keys")] {
+        for (part, what) in [("1g", "through raft and log"), ("1h", "with ten times the keys, engine alone")] {
             if let Some(times) = ratio(part, "global-lock", "") {
                 text += &format!(", {times} x {what} ({part})");
             }
         }
-        text +=
-            ". Of a prefix both copy a thousand keys; what global-lock does beside that grows with all keys there are.";
+        text += ". Of a prefix both copy up to a thousand keys; what global-lock does beside that grows with all keys there are.";
     }
     Some(text)
 }

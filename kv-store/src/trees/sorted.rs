@@ -27,7 +27,7 @@ use crate::Block;
 /// Blocks of a leaf.
 pub(super) const LEAF: usize = if cfg!(test) { 4 } else { 64 };
 /// How many blocks a walk has fetched at once: each is in a place of its own, and memory takes as long for one as for some of them.
-const FETCHED: usize = 8;
+const FETCHED: usize = if cfg!(test) { 2 } else { 8 };
 /// Children of a branch.
 const BRANCH: usize = if cfg!(test) { 4 } else { 16 };
 

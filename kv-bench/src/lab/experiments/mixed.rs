@@ -33,8 +33,8 @@ const WHY_RAFT: &str = "The same fsync is under every design here: what is left 
 const WHY_KEYS: &str =
     "These clients never pause, and share few cores: each kind of operation takes what the others leave it.";
 const WHY_PUTS: &str = "A writer of ours that finds another at work sleeps, and 15 readers that no lock ever stops use their whole slices of \
-                        time before it runs again: its median is microseconds, one in a hundred waits for a slice or more (the last \
-                        table). Where readers take a lock they sleep as well.";
+                        time before it runs again: most puts take microseconds (the last table), and the few that wait take nearly all of the \
+                        time. Where readers take a lock they sleep as well.";
 const WHY_BLEND: &str = "A put of ours costs more than one that overwrites a value and forgets the last one, and in these proportions puts \
                          are as many as gets.";
 
@@ -119,7 +119,7 @@ fn how(part: &Part) -> String {
         }
         Mix::Blend => format!(
             "{CLIENTS} clients, each of which puts, gets, reads a whole prefix of 1,000 keys or deletes, 40 to 40 to 10 to 10 of a \
-             hundred times: every design does the same work for an operation, and holds about four fifths of the keys"
+             hundred times: every design does the same work for an operation, and holds from four fifths of the keys, where it does many, to all"
         ),
     };
     let keys = part.keys;
@@ -137,7 +137,7 @@ fn how(part: &Part) -> String {
     let sum = if part.mix == Mix::Harder {
         " The sum of operations tells little: it counts the read of a thousand keys like the get of one, and a design that is slow \
          with one kind does more of the others; where deletes outrun puts, gets and prefixes find less. So each kind stands for \
-         itself here, with the keys that were read; 1f and 1g have the sum, in fixed proportions."
+         itself here, with the keys that were read; 1f to 1h have the sum, in fixed proportions."
     } else {
         ""
     };
