@@ -185,14 +185,16 @@ impl Trees {
     pub(crate) fn put(&mut self, key: &[u8], make: impl FnOnce(Option<&Block>, Option<Link>) -> Block) {
         assert!(self.dropped.is_some(), "{WRITER}");
         let Self { live, dead, history, .. } = self;
-        let replaced = live.put(key, |live| {
+        let mut was_dead = false;
+        live.put(key, |live| {
             let last = live.or_else(|| dead.get(key));
+            was_dead = live.is_none() && last.is_some();
             let link = last.map(|last| Link::to(last, |revision| history.get(revision)));
             let block = make(live, link);
             assert_eq!(block.link(), link, "{LINKED}");
             own(history, block)
         });
-        if replaced.is_none() {
+        if was_dead {
             dead.remove(key);
         }
     }

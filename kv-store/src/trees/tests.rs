@@ -137,6 +137,17 @@ fn streamed(block: &Block) -> Block {
     Block::put(block.revision(), create, version, block.lease(), block.key(), block.value(), None)
 }
 
+/// The same, made anew by way of a stream.
+fn loaded(trees: &Trees) -> Trees {
+    let latest = trees.live().iter().chain(trees.dead().iter());
+    let latest: BTreeMap<_, _> = latest.map(|block| (block.key(), block)).collect();
+    let mut loading = Loading::default();
+    latest.values().for_each(|block| loading.add_latest(streamed(block)));
+    let older = latest.values().flat_map(|latest| trees.superseded(latest));
+    older.for_each(|block| loading.add_superseded(streamed(block)));
+    loading.finish().expect("each revision is there once")
+}
+
 #[derive(Default)]
 struct Scene {
     writer: Trees,
@@ -269,15 +280,9 @@ impl Scene {
                 }
             }
             Step::Load => {
-                let mut loading = Loading::default();
-                let latest = self.writer.live().iter().chain(self.writer.dead().iter());
-                let latest: BTreeMap<_, _> = latest.map(|block| (block.key(), block)).collect();
-                latest.values().for_each(|block| loading.add_latest(streamed(block)));
-                let older = latest.values().flat_map(|latest| self.writer.superseded(latest));
-                older.for_each(|block| loading.add_superseded(streamed(block)));
-                let half = latest.get(&b"/0"[..]).is_some_and(|block| block.revision().main % 2 == 0);
-                let loading = if half { Loading::default() } else { loading };
-                let loaded = loading.finish().expect("each revision is there once");
+                // All of it, or nothing.
+                let half = self.writer.latest(b"/0").is_some_and(|block| block.revision().main % 2 == 0);
+                let loaded = if half { Trees::default() } else { loaded(&self.writer) };
                 self.loads += 1;
                 let present: BTreeSet<_> = loaded.changes_from(0).map(Block::revision).collect();
                 if let Some(all) = &mut self.all {
@@ -495,11 +500,7 @@ fn check_one_key(steps: &[(u8, Index)]) {
                 oldest.iter().for_each(|block| writer.trees.drop_block(block));
             }
             _ => {
-                let mut loading = Loading::default();
-                writer.trees.live().iter().for_each(|block| loading.add_latest(streamed(block)));
-                let older = writer.trees.live().iter().flat_map(|latest| writer.trees.superseded(latest));
-                older.for_each(|block| loading.add_superseded(streamed(block)));
-                let loaded = loading.finish().expect("each revision is there once");
+                let loaded = loaded(&writer.trees);
                 assert!(loaded.changes_from(0).eq(writer.trees.changes_from(0)));
                 writer.trees = loaded;
             }
@@ -526,6 +527,24 @@ fn check_way(trees: &Trees, one_in: usize) {
         let steps = trees.way(latest, block.revision()).count();
         assert!(steps <= most, "{steps} steps from {latest:?} to {block:?}, not {most}");
     }
+}
+
+/// As a store is compacted all the time, and now and then begins with a snapshot.
+#[test]
+fn few_steps_lead_to_what_is_left_of_a_long_history() {
+    const KEPT: usize = 5_000;
+    let mut writer = Putter::default();
+    for round in 1..=40 {
+        (0..1_000).for_each(|_| drop(writer.put()));
+        let over = writer.trees.history_len().saturating_sub(KEPT);
+        let oldest: Vec<_> = writer.trees.changes_from(0).take(over).cloned().collect();
+        oldest.iter().for_each(|block| writer.trees.drop_block(block));
+        if round % 13 == 0 {
+            writer.trees = loaded(&writer.trees);
+        }
+        check_way(&writer.trees, 7);
+    }
+    assert_eq!(writer.trees.history_len(), KEPT);
 }
 
 #[test]
