@@ -213,16 +213,16 @@ fn machine(figures: &Figures<'_>) -> Option<String> {
         (figures.get("1a", "cores")?, figures.get("1a", "snapshot")?, figures.get("1a", "global-lock")?);
     let (cpu, bare) = (figures.get("1a", "snapshot.cpu_us")?, figures.get("1a", "(no engine).cpu_us")?);
     let mut text = format!(
-        "{cores:.0} core(s) run as many threads at a time. A lock that lets one through where all could go costs all clients together about that factor here, sleeping and waking aside, \
-             however many clients there are: the analysed engine's 1,455 operations a second cannot come of a lock that is held for about a \
-             microsecond (global-lock does {} here), and no cure of a lock can bring more than the cores.",
+        "{cores:.0} core(s) run as many threads at a time. A lock that lets one through where all could go costs all clients together \
+             about that factor here, sleeping and waking aside, however many there are: the analysed engine's 1,455 operations a second cannot come of a lock that is held for about a \
+             microsecond (global-lock does {} here), and no cure of a lock can bring all of them together more than the cores.",
         number(global)
     );
     if let Some(rocksdb) = figures.get("1a", "rocksdb") {
         text += &format!(
             " To do {OVER_ROCKSDB} x what rocksdb does on the analysis's mix, an operation may take {} us of CPU; ours takes {cpu}, \
-             rocksdb's {}, and does {} x as many: it keeps {} of the cores busy, rocksdb {}. Ours has one writer, and a client that finds \
-             another at it sleeps. To wait awake, or to work for all who wait, was tried on two cores: about a tenth more operations, each for \
+             rocksdb's {}, and does {} x as many: it keeps {} of the cores busy, rocksdb {}. Ours has one writer, which is at work for \
+             most of a put, and a client that finds another at it sleeps. To wait awake, or to work for all who wait, was tried on two cores: about a tenth more operations, each for \
              more CPU.",
             number(cores * 1e6 / (OVER_ROCKSDB * rocksdb)),
             figures.text("1a", "rocksdb.cpu_us")?,

@@ -119,7 +119,8 @@ fn how(part: &Part) -> String {
         }
         Mix::Blend => format!(
             "{CLIENTS} clients, each of which puts, gets, reads a whole prefix of 1,000 keys or deletes, 40 to 40 to 10 to 10 of a \
-             hundred times: every design does the same work for an operation, and holds from four fifths of the keys, where it does many, to all"
+             hundred times: every design does the same work for an operation, and holds four fifths of the keys in the end, or \
+             more where it is slow"
         ),
     };
     let keys = part.keys;
