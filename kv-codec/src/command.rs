@@ -545,6 +545,8 @@ impl BatchBuilder {
     /// Adds a command that [`Body::encode`] made.
     pub fn push(&mut self, command: &[u8]) {
         if self.bytes.is_empty() {
+            // One allocation, which is the batch's own if no other command comes.
+            self.bytes.reserve_exact(self.bytes_with(command));
             self.bytes.push(BATCH_VERSION);
             self.bytes.extend_from_slice(&[0; 4]);
         }

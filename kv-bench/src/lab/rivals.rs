@@ -101,7 +101,7 @@ pub(crate) const RIVALS: [Rival; 8] = [
     Rival {
         name: OURS,
         about: "kv-store: one persistent ordered map with all revisions, published through an atomic pointer once per \
-                committed batch; reads take no lock",
+                committed batch, or for several that come at the same time; reads take no lock",
         predicted: "-",
         switches: Switches::LEAN,
         build: |_| Ok(Some(Box::new(Snapshot::new(false)))),

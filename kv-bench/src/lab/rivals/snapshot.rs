@@ -1,18 +1,25 @@
 //! `snapshot`: ours, the store of `kv-server` as it is.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use kv_codec::command::{BatchBuilder, Body, CommandHeader, DeleteRange, Put};
-use kv_store::{Applied, KeyRange, Members, Outcome, Store, View, ViewReader};
+use kv_store::{Applied, KeyRange, Members, Outcome, Store, ViewReader};
 
 use crate::lab::engine::{Answer, Engine, Found, Meta, Prev, Write};
 
+/// How often a writer looks whether it was served, and lets another thread run, before it sleeps.
+const LOOKS: u32 = 3;
+
 /// The store and its readers.
 ///
-/// * Writers take turns, as the one thread that applies does in a server; readers never wait for them.
+/// * There is one writer at a time, as in a server. Who finds one at work leaves its batch to the next, who applies all that wait and
+///   publishes once: what the batch proposer is to a server, and the group of writers to RocksDB.
+/// * Readers never wait for them.
 pub(crate) struct Snapshot {
     writer: Mutex<Writer>,
+    waiting: Mutex<Vec<Arc<Request>>>,
     reader: ViewReader,
     /// Whether every operation is published on its own: what the ablation asks for.
     publish_each: bool,
@@ -23,28 +30,82 @@ struct Writer {
     results: Vec<Applied>,
 }
 
+/// A batch that waits for a writer.
+struct Request {
+    batch: Vec<u8>,
+    /// What became of it, once readers see it.
+    done: Mutex<Option<Result<Vec<Answer>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Snapshot {
     /// An empty store.
     #[must_use]
     pub(crate) fn new(publish_each: bool) -> Self {
         let store = Store::genesis(Members::default());
-        Self { reader: store.reader(), writer: Mutex::new(Writer { store, results: Vec::new() }), publish_each }
+        let reader = store.reader();
+        Self {
+            writer: Mutex::new(Writer { store, results: Vec::new() }),
+            waiting: Mutex::default(),
+            reader,
+            publish_each,
+        }
     }
 
     fn apply(&self, batch: &[u8], answers: &mut Vec<Answer>) -> Result<()> {
-        let before = self.writer.lock().unwrap_or_else(PoisonError::into_inner).commit(batch, answers)?;
+        if let Ok(mut writer) = self.writer.try_lock() {
+            let applied = writer.apply(batch, answers);
+            self.publish(writer, true);
+            return applied;
+        }
+        let request = Arc::new(Request { batch: batch.to_vec(), done: Mutex::default() });
+        lock(&self.waiting).push(Arc::clone(&request));
+        let mut looks = LOOKS;
+        loop {
+            if let Some(done) = lock(&request.done).take() {
+                answers.append(&mut done?);
+                return Ok(());
+            }
+            let writer = if looks == 0 { Some(lock(&self.writer)) } else { self.writer.try_lock().ok() };
+            looks = looks.saturating_sub(1);
+            match writer {
+                Some(writer) => self.publish(writer, false),
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    /// Applies all that waits, and publishes it with what the writer has applied of its own. A request that waited when the writer began
+    /// is done when it lets go.
+    fn publish(&self, mut writer: MutexGuard<'_, Writer>, has_own: bool) {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        if waiting.is_empty() && !has_own {
+            return;
+        }
+        let mut apply = |request: &Arc<Request>| {
+            let mut answers = Vec::with_capacity(1);
+            writer.apply(&request.batch, &mut answers).map(|()| answers)
+        };
+        let done: Vec<_> = waiting.iter().map(&mut apply).collect();
+        let before = writer.store.publish();
+        for (request, done) in waiting.iter().zip(done) {
+            *lock(&request.done) = Some(done);
+        }
+        drop(writer);
+        // Nobody waits for what it takes to let go of a view.
         drop(before);
-        Ok(())
     }
 }
 
 impl Writer {
-    /// Applies a batch and publishes. Returns the view before it, for the caller to let go of without the lock.
-    fn commit(&mut self, batch: &[u8], answers: &mut Vec<Answer>) -> Result<Arc<View>> {
+    /// Applies a batch.
+    fn apply(&mut self, batch: &[u8], answers: &mut Vec<Answer>) -> Result<()> {
         self.results.clear();
         let index = self.store.view().applied_index() + 1;
         self.store.apply(index, 1, batch, &mut self.results).context("applying a batch")?;
-        let before = self.store.publish();
         for Applied { revision, outcome } in self.results.drain(..) {
             answers.push(match outcome {
                 Outcome::Put { prev } => Answer { revision, existed: prev.is_some(), prev: prev.map(Prev::Block) },
@@ -52,7 +113,7 @@ impl Writer {
                 other => bail!("the store answered a write with {other:?}"),
             });
         }
-        Ok(before)
+        Ok(())
     }
 }
 
@@ -104,5 +165,46 @@ impl Engine for Snapshot {
             return Ok(None);
         }
         self.apply(batch, answers).map(|()| Some(1))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn writers_that_share_a_commit_have_their_own_answers_and_see_what_they_wrote() {
+        const WRITERS: u8 = 8;
+        const PUTS: u32 = 20_000;
+        let engine = Snapshot::new(false);
+        let client = |key: u8| {
+            let (engine, mut revisions, mut found) = (&engine, Vec::new(), Found::default());
+            for put in 0..PUTS {
+                let mut answers = Vec::new();
+                let write = Write::Put { key: &[key], value: &put.to_le_bytes(), prev_kv: true };
+                engine.commit(&[write], &mut answers);
+                let answer = answers.pop().unwrap();
+                assert!(answers.is_empty(), "one write, one answer");
+                let prev = answer.prev.map(|prev| prev.pair().value);
+                assert_eq!(prev, put.checked_sub(1).map(|last| last.to_le_bytes().to_vec()));
+                found.clear();
+                engine.get(&[key], &mut found);
+                assert_eq!(
+                    (found.pairs()[0].meta.mod_revision, &found.pairs()[0].value[..]),
+                    (answer.revision, &put.to_le_bytes()[..])
+                );
+                revisions.push(answer.revision);
+            }
+            revisions
+        };
+        let revisions: BTreeSet<i64> = thread::scope(|scope| {
+            let client = &client;
+            let clients: Vec<_> = (0..WRITERS).map(|key| scope.spawn(move || client(key))).collect();
+            clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+        });
+        assert!(revisions.into_iter().eq(2..2 + i64::from(WRITERS) * i64::from(PUTS)), "each revision is one writer's");
     }
 }
