@@ -222,8 +222,8 @@ fn machine(figures: &Figures<'_>) -> Option<String> {
         text += &format!(
             " To do {OVER_ROCKSDB} x what rocksdb does on the analysis's mix, an operation may take {} us of CPU; ours takes {cpu}, \
              rocksdb's {}, and does {} x as many: it keeps {} of the cores busy, rocksdb {}. Ours has one writer at a \
-             time: a client that finds another at it leaves its batch, and the next writer applies all that wait and publishes once, as \
-             RocksDB's group of writers does.",
+             time: a client that finds another at it leaves its batch, and that one or the next applies all that wait and publishes \
+             once, as RocksDB's group of writers does.",
             number(cores * 1e6 / (OVER_ROCKSDB * rocksdb)),
             figures.text("1a", "rocksdb.cpu_us")?,
             number(ours / rocksdb),

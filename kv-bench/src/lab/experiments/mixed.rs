@@ -32,9 +32,9 @@ const WHY_RAFT: &str = "The same fsync is under every design here: what is left 
                         which a get and a put of ours take more, for the reasons in 1a; 8 has each idea's share.";
 const WHY_KEYS: &str =
     "These clients never pause, and share few cores: each kind of operation takes what the others leave it.";
-const WHY_PUTS: &str = "A writer of ours that finds another at work leaves its batch to the next and gives way, and 15 readers that no lock \
-                        ever stops use their whole slices of time before it runs again: most puts take microseconds (the last table), and \
-                        the few that wait take nearly all of the time. Where readers take a lock they sleep as well.";
+const WHY_PUTS: &str = "A writer of ours that finds another at work leaves its batch, gives way, then sleeps, and 15 readers that no lock ever \
+                        stops use their whole slices of time before it runs again: most puts take microseconds (the last table), and the \
+                        few that wait take nearly all of the time. Where readers take a lock they give way as well.";
 const WHY_BLEND: &str = "A put of ours costs more than one that overwrites a value and forgets the last one, and in these proportions puts \
                          are as many as gets.";
 

@@ -14,14 +14,14 @@ const LOOKS: u32 = 3;
 
 /// The store and its readers.
 ///
-/// * There is one writer at a time, as in a server. Who finds one at work leaves its batch to the next, who applies all that wait and
-///   publishes once: what the batch proposer is to a server, and the group of writers to RocksDB.
+/// * There is one writer at a time, as in a server. Who finds one at work leaves its batch, and that one or the next applies all that wait
+///   and publishes once: what the batch proposer is to a server, and the group of writers to RocksDB.
 /// * Readers never wait for them.
 pub(crate) struct Snapshot {
     writer: Mutex<Writer>,
     waiting: Mutex<Vec<Arc<Request>>>,
     reader: ViewReader,
-    /// Whether every operation is published on its own: what the ablation asks for.
+    /// Whether every operation is published on its own, while one thread writes: what the ablation asks for.
     publish_each: bool,
 }
 
@@ -63,19 +63,23 @@ impl Snapshot {
         }
         let request = Arc::new(Request { batch: batch.to_vec(), done: Mutex::default() });
         lock(&self.waiting).push(Arc::clone(&request));
-        let mut looks = LOOKS;
-        loop {
-            if let Some(done) = lock(&request.done).take() {
+        let done = || lock(&request.done).take();
+        for _ in 0..LOOKS {
+            if let Some(done) = done() {
                 answers.append(&mut done?);
                 return Ok(());
             }
-            let writer = if looks == 0 { Some(lock(&self.writer)) } else { self.writer.try_lock().ok() };
-            looks = looks.saturating_sub(1);
-            match writer {
-                Some(writer) => self.publish(writer, false),
-                None => thread::yield_now(),
+            match self.writer.try_lock() {
+                Ok(writer) => self.publish(writer, false),
+                Err(_) => thread::yield_now(),
             }
         }
+        let done = done().or_else(|| {
+            self.publish(lock(&self.writer), false);
+            done()
+        });
+        answers.append(&mut done.context("the writer that had this batch panicked")??);
+        Ok(())
     }
 
     /// Applies all that waits, and publishes it with what the writer has applied of its own. A request that waited when the writer began
@@ -95,7 +99,7 @@ impl Snapshot {
             *lock(&request.done) = Some(done);
         }
         drop(writer);
-        // Nobody waits for what it takes to let go of a view.
+        // No other writer waits for what it takes to let go of a view.
         drop(before);
     }
 }
