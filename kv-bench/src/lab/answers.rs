@@ -213,9 +213,10 @@ fn machine(figures: &Figures<'_>) -> Option<String> {
         (figures.get("1a", "cores")?, figures.get("1a", "snapshot")?, figures.get("1a", "global-lock")?);
     let (cpu, bare) = (figures.get("1a", "snapshot.cpu_us")?, figures.get("1a", "(no engine).cpu_us")?);
     let mut text = format!(
-        "{cores:.0} core(s) run as many threads at a time. A lock that lets one through where all could go costs all clients together \
-             about that factor here, sleeping and waking aside, however many there are: the analysed engine's 1,455 operations a second cannot come of a lock that is held for about a \
-             microsecond (global-lock does {} here), and no cure of a lock can bring all of them together more than the cores.",
+        "{cores:.0} core(s) run as many threads at a time. A lock that lets one through where all could go costs all clients \
+         together about that factor here, sleeping and waking aside, however many there are: the analysed engine's 1,455 operations a \
+         second cannot come of a lock that is held for about a microsecond (global-lock does {} here), and no cure of a lock can bring \
+         all of them together more than the cores.",
         number(global)
     );
     if let Some(rocksdb) = figures.get("1a", "rocksdb") {
