@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kv_codec::command::{Body, Expired};
+use kv_codec::command::{AlarmKind, Body, Expired};
 use kv_store::{Due, Lessor};
 use tokio::sync::{Notify, watch};
 
@@ -73,13 +73,22 @@ impl Core {
         Ok(ask(Led { lessor, now, term: raft.term }))
     }
 
+    /// Whether the CORRUPT alarm keeps leases from ending: no member deletes anything then.
+    pub(crate) fn leases_cannot_end(&self) -> bool {
+        self.views.load().alarms().is_raised(AlarmKind::Corrupt)
+    }
+
     /// Does what is due; when more will be.
     ///
     /// # Errors
     /// [`ApiError::NotPrimaryLessor`] on a member that does not lead.
     async fn lease_round(&self) -> Result<Option<Duration>, ApiError> {
         let queued = self.lessor(|Led { lessor, now, term }| {
-            let Due { expired, checkpoints } = lessor.due(now, ROUND_LEASES);
+            let Due { mut expired, checkpoints } = lessor.due(now, ROUND_LEASES);
+            if self.leases_cannot_end() {
+                // Each would be refused, at the price of an entry of the log.
+                expired.drain(..).for_each(|lease| lessor.failed(lease, now));
+            }
             // Queued while nobody else can ask the lessor: a keep-alive that undoes a note is behind it in the log.
             let noted = (!checkpoints.is_empty()).then(|| self.queue(&Body::LeaseCheckpoint { term, checkpoints }));
             let ends = expired.into_iter().map(|(id, granted)| {

@@ -93,6 +93,10 @@ impl Core {
             };
             let answer = tokio::time::timeout(left, asked).await.unwrap_or(Err(ApiError::Timeout));
             match answer {
+                // Another member cannot say why it has no answer.
+                Ok(Answer::Nothing) if matches!(question, Question::KeepAlive(_)) && self.leases_cannot_end() => {
+                    return Err(ApiError::Corrupt);
+                }
                 // It does not lead any more, or not yet, or hands over.
                 Ok(Answer::Nothing)
                 | Err(ApiError::NotPrimaryLessor | ApiError::LeaderChanged | ApiError::NoLeader) => {}
@@ -137,14 +141,16 @@ impl Core {
         }
     }
 
-    /// Waits until a lease that is due is gone, and its keys with it.
+    /// Waits until a lease that is due is gone, and its keys with it; not while the CORRUPT alarm keeps it.
     async fn lease_ended(&self, id: i64) -> Result<(), ApiError> {
         let granted = |core: &Self| core.views.load().leases().get(id).map(|lease| lease.granted);
         let before = granted(self);
+        let is_gone = || before.is_none() || granted(self) != before;
         let mut published = self.applied.clone();
-        let gone = published.wait_for(|_| before.is_none() || granted(self) != before);
-        match tokio::time::timeout(self.limits.request_timeout, gone).await {
-            Ok(Ok(_)) => Ok(()),
+        let decided = published.wait_for(|_| is_gone() || self.leases_cannot_end());
+        match tokio::time::timeout(self.limits.request_timeout, decided).await {
+            Ok(Ok(_)) if is_gone() => Ok(()),
+            Ok(Ok(_)) => Err(ApiError::Corrupt),
             Ok(Err(_)) => Err(ApiError::Stopped),
             Err(_) => Err(ApiError::Timeout),
         }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use kv_server::proto::etcdserverpb::lease_client::LeaseClient;
 use kv_server::proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-    PutRequest,
+    AlarmRequest, AlarmType, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest, PutRequest,
 };
 use kv_server::proto::v3electionpb::election_client::ElectionClient;
 use kv_server::proto::v3electionpb::{CampaignRequest, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest};
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::cluster::Cluster;
 use crate::harness::{Clients, DEADLINE, Process, Served, check_refused, get, metric, poll, prefix};
 
 type Leases = LeaseClient<Channel>;
@@ -124,6 +125,47 @@ async fn a_lease_ends_with_its_keys_and_not_while_it_is_kept_alive() {
     assert_eq!(clients.range(get("2")).await.count, 0);
     drop((clients, leases));
     served.stop().await;
+}
+
+/// While no member may delete anything, who keeps such a lease alive is told why at once, by every member.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrupt_cluster_says_so_of_leases_that_are_due_and_ends_them_later() {
+    const TTL: i64 = 1;
+    let cluster = Cluster::start(3, &[]);
+    let mut clients = cluster.clients(0).await;
+    let mut leases = LeaseClient::new(clients.channel.clone());
+    let (_, ttl) = grant(&mut leases, 7, TTL).await;
+    attach(&mut clients, "k", 7).await;
+    let member_id = cluster.status(0).await.header.unwrap().member_id;
+    let alarm = AlarmRequest { action: 1, member_id, alarm: AlarmType::Corrupt.into() };
+    clients.maintenance.alarm(alarm).await.unwrap();
+    let kept_alive = async |leases: &mut Leases| {
+        let request = tokio_stream::iter([LeaseKeepAliveRequest { id: 7 }]);
+        leases.lease_keep_alive(request).await.unwrap().into_inner().message().await
+    };
+    // One that comes before its end is answered as ever.
+    let ttl = Duration::from_secs(ttl.try_into().unwrap());
+    let refused = loop {
+        tokio::time::sleep(ttl + ttl / 10).await;
+        match kept_alive(&mut leases).await {
+            Ok(answer) => assert!(answer.unwrap().ttl > 0, "it cannot end"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((refused.code(), refused.message()), (Code::DataLoss, "etcdserver: corrupt cluster"));
+    for nth in 0..3 {
+        let mut leases = LeaseClient::new(cluster.clients(nth).await.channel);
+        let status = kept_alive(&mut leases).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::DataLoss, "etcdserver: corrupt cluster"), "member {nth}");
+    }
+    assert_eq!(clients.range(get("k")).await.count, 1);
+    clients.maintenance.alarm(AlarmRequest { action: 2, ..alarm }).await.unwrap();
+    let until = Instant::now() + DEADLINE;
+    while clients.range(get("k")).await.count > 0 {
+        assert!(Instant::now() < until, "it never ends");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(keep_alive(&mut leases, &[7]).await, [0]);
 }
 
 /// etcd 13932: a keep-alive failed, or broke, while its lease was being granted.
