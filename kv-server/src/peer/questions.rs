@@ -3,7 +3,7 @@
 //! ```text
 //! question = number u64 | 1 keep a lease alive, 2 what is left of a lease, 3 hash up to a revision | lease or revision i64
 //! answer   = number u64 | 0 no answer | 1 seconds i64 | 2 granted seconds i64, left seconds i64 | 3 no such lease, or revision
-//!            | 4 hash i64, compact revision i64, revision i64
+//!            | 4 hash i64, compact revision i64, revision i64 | 5 the lease is due, and cannot end
 //! ```
 //! All are asked again without harm, so that whoever gets no answer may.
 
@@ -48,6 +48,8 @@ pub(crate) enum Answer {
     Unknown,
     /// The hash of the history.
     Hash(KvHash),
+    /// The lease is due, and the CORRUPT alarm keeps it from ending.
+    CannotEnd,
 }
 
 impl Question {
@@ -86,6 +88,7 @@ impl Answer {
             Self::Hash(KvHash { hash, compact_revision, revision }) => {
                 (4, &[i64::from(*hash), *compact_revision, *revision])
             }
+            Self::CannotEnd => (5, &[]),
         };
         let mut out = number.to_le_bytes().to_vec();
         out.push(kind);
@@ -108,6 +111,7 @@ impl Answer {
                 compact_revision: number_of()?,
                 revision: number_of()?,
             }),
+            5 => Self::CannotEnd,
             _ => return Err(DecodeError::Invalid("answer")),
         };
         reader.end("answer")?;
@@ -212,7 +216,8 @@ mod tests {
             assert_eq!(Question::decode(&question.encode(9)), Ok((9, question)));
         }
         let hash = Answer::Hash(KvHash { hash: u32::MAX, compact_revision: -1, revision: 8 });
-        for answer in [Answer::Nothing, Answer::KeptAlive(-1), Answer::TimeToLive(60, 59), Answer::Unknown, hash] {
+        let (kept, left) = (Answer::KeptAlive(-1), Answer::TimeToLive(60, 59));
+        for answer in [Answer::Nothing, kept, left, Answer::Unknown, hash, Answer::CannotEnd] {
             let bytes = answer.encode(u64::MAX);
             assert_eq!(Answer::decode(&bytes), Ok((u64::MAX, answer)));
             for end in 0..bytes.len() {

@@ -59,6 +59,7 @@ impl Core {
                 }
                 Ok(LeaseKeepAliveResponse { header, id, ttl })
             }
+            Answer::CannotEnd => Err(ApiError::Corrupt),
             _ => Err(ApiError::NotPrimaryLessor),
         }
     }
@@ -70,7 +71,10 @@ impl Core {
 
     async fn answer_or(&self, question: Question) -> Result<Answer, ApiError> {
         match question {
-            Question::KeepAlive(id) => self.keep_alive(id).await.map(Answer::KeptAlive),
+            Question::KeepAlive(id) => match self.keep_alive(id).await {
+                Err(ApiError::Corrupt) => Ok(Answer::CannotEnd),
+                ttl => ttl.map(Answer::KeptAlive),
+            },
             Question::TimeToLive(id) => self.time_to_live(id).await,
             Question::Hash(revision) => match self.kv_hash(revision).await {
                 Err(ApiError::Compacted) => Ok(Answer::Unknown),
@@ -93,10 +97,6 @@ impl Core {
             };
             let answer = tokio::time::timeout(left, asked).await.unwrap_or(Err(ApiError::Timeout));
             match answer {
-                // Another member cannot say why it has no answer.
-                Ok(Answer::Nothing) if matches!(question, Question::KeepAlive(_)) && self.leases_cannot_end() => {
-                    return Err(ApiError::Corrupt);
-                }
                 // It does not lead any more, or not yet, or hands over.
                 Ok(Answer::Nothing)
                 | Err(ApiError::NotPrimaryLessor | ApiError::LeaderChanged | ApiError::NoLeader) => {}
