@@ -66,16 +66,15 @@ fn one_mix(lab: &Lab, section: &mut Section, mix: &str, gets: u32) -> Result<()>
     let (keys, value, roles) = (Keys::new(KEYS), value(VALUE_BYTES), vec![Role::Mixed(gets); CLIENTS]);
     let bar = lab.bar(&format!("8 {mix}"), VARIANTS.len() * lab.rounds as usize);
     let mut samples = vec![Vec::<Sample>::new(); VARIANTS.len()];
-    for _ in 0..lab.rounds {
-        for (variant, samples) in VARIANTS.iter().zip(&mut samples) {
-            bar.set_message(variant.name);
-            let engine = (variant.engine)()?;
-            fill(engine.as_ref(), keys.all(), &value)?;
-            let target = Target::new(Path::new(engine, variant.switches), Some(variant.setup), &lab.out)?;
-            // Two mixes share the time.
-            samples.push(run_clients(&target, &keys, &value, &roles, lab.round_secs() / 4, &lab.stop)?);
-            bar.inc(1);
-        }
+    for number in lab.turns(VARIANTS.len()) {
+        let variant = &VARIANTS[number];
+        bar.set_message(variant.name);
+        let engine = (variant.engine)()?;
+        fill(engine.as_ref(), keys.all(), &value)?;
+        let target = Target::new(Path::new(engine, variant.switches), Some(variant.setup), &lab.out)?;
+        // Two mixes share the time.
+        samples[number].push(run_clients(&target, &keys, &value, &roles, lab.round_secs() / 4, &lab.stop)?);
+        bar.inc(1);
     }
     bar.finish_and_clear();
     let head = ["without", "operations/s", "of ours", "CPU/op, us", "of ours", "put p50 / p99, us"];

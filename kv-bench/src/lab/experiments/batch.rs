@@ -59,33 +59,32 @@ fn commits(lab: &Lab, section: &mut Section) -> Result<()> {
     let bar = lab.bar("3 commits", rivals.len() * lab.rounds as usize);
     let mut ns = vec![vec![Vec::new(); BATCHES.len()]; rivals.len()];
     let mut locks = vec![[0.0; BATCHES.len()]; rivals.len()];
-    for _ in 0..lab.rounds {
-        for (number, rival) in rivals.iter().enumerate() {
-            bar.set_message(rival.name);
-            let Some(Entrant { engine, _dir, .. }) = lab.entrant(rival)? else { continue };
-            fill(engine.as_ref(), keys.all(), &value)?;
-            let path = Path::new(engine, rival.switches);
-            let mut random = fastrand::Rng::with_seed(7);
-            for (column, operations) in BATCHES.into_iter().enumerate() {
-                lab.stop.check()?;
-                let batches: Result<Vec<_>> =
-                    (0..8).map(|_| batch(&path, &keys, &value, operations, &mut random)).collect();
-                let batches = batches?;
-                let (mut next, mut answers, mut failed) = (0, Vec::new(), None);
-                let length = if lab.quick { QUICK_ROUND } else { ROUND };
-                let took = ns_per_call(length, || {
-                    answers.clear();
-                    match path.apply(&batches[next % batches.len()], &mut answers) {
-                        Ok(taken) => locks[number][column] = taken as f64 / operations as f64,
-                        Err(error) => failed = Some(error),
-                    }
-                    next += 1;
-                });
-                failed.map_or(Ok(()), Err)?;
-                ns[number][column].push(took / operations as f64);
-            }
-            bar.inc(1);
+    for number in lab.turns(rivals.len()) {
+        let rival = rivals[number];
+        bar.set_message(rival.name);
+        let Some(Entrant { engine, _dir, .. }) = lab.entrant(rival)? else { continue };
+        fill(engine.as_ref(), keys.all(), &value)?;
+        let path = Path::new(engine, rival.switches);
+        let mut random = fastrand::Rng::with_seed(7);
+        for (column, operations) in BATCHES.into_iter().enumerate() {
+            lab.stop.check()?;
+            let batches: Result<Vec<_>> =
+                (0..8).map(|_| batch(&path, &keys, &value, operations, &mut random)).collect();
+            let batches = batches?;
+            let (mut next, mut answers, mut failed) = (0, Vec::new(), None);
+            let length = if lab.quick { QUICK_ROUND } else { ROUND };
+            let took = ns_per_call(length, || {
+                answers.clear();
+                match path.apply(&batches[next % batches.len()], &mut answers) {
+                    Ok(taken) => locks[number][column] = taken as f64 / operations as f64,
+                    Err(error) => failed = Some(error),
+                }
+                next += 1;
+            });
+            failed.map_or(Ok(()), Err)?;
+            ns[number][column].push(took / operations as f64);
         }
+        bar.inc(1);
     }
     bar.finish_and_clear();
 
@@ -132,25 +131,23 @@ fn pipeline(lab: &Lab, section: &mut Section) -> Result<()> {
     let bar = lab.bar("3 pipeline", cells.len() * lab.rounds as usize);
     // Puts per second, puts per entry, entries per second, syncs per second, p50, CPU.
     let mut samples = vec![Vec::<[f64; 6]>::new(); cells.len()];
-    for _ in 0..lab.rounds {
-        for (&(clients, proposer), samples) in cells.iter().zip(&mut samples) {
-            bar.set_message(format!("{clients} client(s)"));
-            let engine = Box::new(Snapshot::new(false));
-            fill(engine.as_ref(), keys.all(), &value)?;
-            let path = Path::new(engine, Switches::LEAN);
-            let target = Target::new(path, Some(Setup { proposer, ..Setup::USUAL }), &lab.out)?;
-            let Target::Raft(member) = &target else { continue };
-            let before = member.status().numbers();
-            let sample = run_clients(&target, &keys, &value, &vec![Role::Mixed(0); clients], length, &lab.stop)?;
-            let after = member.status().numbers();
-            let (entries, commands) =
-                ((after.entries - before.entries) as f64, (after.commands - before.commands) as f64);
-            let seconds = commands / sample.per_second;
-            let syncs = (after.fsyncs - before.fsyncs) as f64 / seconds;
-            let p50 = sample.kinds_us[PUT].map_or(0.0, |us| us[0]);
-            samples.push([sample.per_second, commands / entries, entries / seconds, syncs, p50, sample.cpu_us]);
-            bar.inc(1);
-        }
+    for cell in lab.turns(cells.len()) {
+        let (clients, proposer) = cells[cell];
+        bar.set_message(format!("{clients} client(s)"));
+        let engine = Box::new(Snapshot::new(false));
+        fill(engine.as_ref(), keys.all(), &value)?;
+        let path = Path::new(engine, Switches::LEAN);
+        let target = Target::new(path, Some(Setup { proposer, ..Setup::USUAL }), &lab.out)?;
+        let Target::Raft(member) = &target else { continue };
+        let before = member.status().numbers();
+        let sample = run_clients(&target, &keys, &value, &vec![Role::Mixed(0); clients], length, &lab.stop)?;
+        let after = member.status().numbers();
+        let (entries, commands) = ((after.entries - before.entries) as f64, (after.commands - before.commands) as f64);
+        let seconds = commands / sample.per_second;
+        let syncs = (after.fsyncs - before.fsyncs) as f64 / seconds;
+        let p50 = sample.kinds_us[PUT].map_or(0.0, |us| us[0]);
+        samples[cell].push([sample.per_second, commands / entries, entries / seconds, syncs, p50, sample.cpu_us]);
+        bar.inc(1);
     }
     bar.finish_and_clear();
 

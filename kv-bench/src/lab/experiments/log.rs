@@ -91,28 +91,27 @@ fn latency(lab: &Lab, section: &mut Section) -> Result<()> {
     let timed = if lab.quick { QUICK_TIMED } else { TIMED };
     let bar = lab.bar("7 latency", KINDS.len() * APPENDS.len() * lab.rounds as usize);
     let mut rounds = vec![vec![(Vec::new(), Vec::new(), Vec::new()); APPENDS.len()]; KINDS.len()];
-    for _ in 0..lab.rounds {
-        for (kind, rounds) in KINDS.iter().zip(&mut rounds) {
-            for (entries, rounds) in APPENDS.into_iter().zip(rounds) {
-                lab.stop.check()?;
-                bar.set_message(kind.name);
-                let dir = lab.fresh_dir()?;
-                let mut log = (kind.create)(dir.path(), true)?;
-                let batch = payloads(entries, ENTRY_BYTES);
-                let (before, mut took) = (bytes_given_to_write()?, Vec::new());
-                for append in 0..timed {
-                    let began = Instant::now();
-                    log.append((append * entries) as u64 + 1, &batch)?;
-                    took.push(began.elapsed().as_secs_f64() * 1e6);
-                    log.prepare()?;
-                }
-                let written = (bytes_given_to_write()? - before) as f64 / (timed * entries) as f64;
-                took.sort_by(f64::total_cmp);
-                rounds.0.push(took[timed / 2]);
-                rounds.1.push(took[timed * 99 / 100]);
-                rounds.2.push(written);
-                bar.inc(1);
+    for number in lab.turns(KINDS.len()) {
+        let kind = &KINDS[number];
+        for (entries, rounds) in APPENDS.into_iter().zip(&mut rounds[number]) {
+            lab.stop.check()?;
+            bar.set_message(kind.name);
+            let dir = lab.fresh_dir()?;
+            let mut log = (kind.create)(dir.path(), true)?;
+            let batch = payloads(entries, ENTRY_BYTES);
+            let (before, mut took) = (bytes_given_to_write()?, Vec::new());
+            for append in 0..timed {
+                let began = Instant::now();
+                log.append((append * entries) as u64 + 1, &batch)?;
+                took.push(began.elapsed().as_secs_f64() * 1e6);
+                log.prepare()?;
             }
+            let written = (bytes_given_to_write()? - before) as f64 / (timed * entries) as f64;
+            took.sort_by(f64::total_cmp);
+            rounds.0.push(took[timed / 2]);
+            rounds.1.push(took[timed * 99 / 100]);
+            rounds.2.push(written);
+            bar.inc(1);
         }
     }
     bar.finish_and_clear();

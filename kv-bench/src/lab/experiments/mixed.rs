@@ -159,16 +159,15 @@ fn part(lab: &Lab, part: &Part) -> Result<Section> {
     let entry = |rival| Entry { rival, rounds: Vec::new() };
     let mut entries: Vec<Entry> = lab.rivals()?.into_iter().chain([&NO_ENGINE]).map(entry).collect();
     let bar = lab.bar(part.id, entries.len() * lab.rounds as usize);
-    for _ in 0..lab.rounds {
-        for Entry { rival, rounds } in &mut entries {
-            bar.set_message(rival.name);
-            let Some(Entrant { engine, _dir, .. }) = lab.entrant(rival)? else { continue };
-            fill(engine.as_ref(), keys.all(), &value)?;
-            let target = Target::new(Path::new(engine, rival.switches), part.raft, &lab.out)?;
-            run(&target, &keys, &value, &roles, WARM_UP.min(lab.round_secs()), &lab.stop)?;
-            rounds.push(run(&target, &keys, &value, &roles, lab.round_secs(), &lab.stop)?);
-            bar.inc(1);
-        }
+    for number in lab.turns(entries.len()) {
+        let Entry { rival, rounds } = &mut entries[number];
+        bar.set_message(rival.name);
+        let Some(Entrant { engine, _dir, .. }) = lab.entrant(rival)? else { continue };
+        fill(engine.as_ref(), keys.all(), &value)?;
+        let target = Target::new(Path::new(engine, rival.switches), part.raft, &lab.out)?;
+        run(&target, &keys, &value, &roles, WARM_UP.min(lab.round_secs()), &lab.stop)?;
+        rounds.push(run(&target, &keys, &value, &roles, lab.round_secs(), &lab.stop)?);
+        bar.inc(1);
     }
     bar.finish_and_clear();
     let mut section = Section::new(part.id, part.title, how(part));

@@ -44,20 +44,19 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
             entrants.push(entrant);
             bar.inc(1);
         }
-        for _ in 0..lab.rounds {
-            for (row, Entrant { engine, rival, .. }) in entrants.iter().enumerate() {
-                lab.stop.check()?;
-                let (mut random, mut found, mut short) = (fastrand::Rng::with_seed(11), Found::default(), 0);
-                let took = ns_per_call(if lab.quick { QUICK_ROUND } else { ROUND }, || {
-                    let first = random.usize(..size - WANTED);
-                    let (from, to) = (&keys.all()[first], &keys.all()[first + WANTED]);
-                    found.clear();
-                    visited[row][column] = engine.range(from, to, LIMIT, &mut found);
-                    short += usize::from(found.len() != LIMIT);
-                });
-                ensure!(short == 0, "{} found fewer than {LIMIT} keys", rival.name);
-                ns[row][column].push(took);
-            }
+        for row in lab.turns(entrants.len()) {
+            let Entrant { engine, rival, .. } = &entrants[row];
+            lab.stop.check()?;
+            let (mut random, mut found, mut short) = (fastrand::Rng::with_seed(11), Found::default(), 0);
+            let took = ns_per_call(if lab.quick { QUICK_ROUND } else { ROUND }, || {
+                let first = random.usize(..size - WANTED);
+                let (from, to) = (&keys.all()[first], &keys.all()[first + WANTED]);
+                found.clear();
+                visited[row][column] = engine.range(from, to, LIMIT, &mut found);
+                short += usize::from(found.len() != LIMIT);
+            });
+            ensure!(short == 0, "{} found fewer than {LIMIT} keys", rival.name);
+            ns[row][column].push(took);
         }
     }
     bar.finish_and_clear();

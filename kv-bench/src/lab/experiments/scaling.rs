@@ -39,18 +39,17 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
     let bar = lab.bar("2", rivals.len() * lab.rounds as usize);
     // Gets per second and p99.9, by design and cell.
     let mut samples: Vec<Vec<Vec<Sample>>> = vec![vec![Vec::new(); cells.len()]; rivals.len()];
-    for _ in 0..lab.rounds {
-        for (rival, samples) in rivals.iter().zip(&mut samples) {
-            bar.set_message(rival.name);
-            let Some(Entrant { engine, _dir, .. }) = lab.entrant(rival)? else { continue };
-            fill(engine.as_ref(), keys.all(), &value(VALUE_BYTES))?;
-            // The engine is what is looked at: none has the analysed pipeline here.
-            let target = Target::Alone(Path::new(engine, Switches::LEAN));
-            for (&(readers, writers), samples) in cells.iter().zip(samples) {
-                samples.push(round(&target, &keys, lab, readers, writers)?);
-            }
-            bar.inc(1);
+    for number in lab.turns(rivals.len()) {
+        let rival = rivals[number];
+        bar.set_message(rival.name);
+        let Some(Entrant { engine, _dir, .. }) = lab.entrant(rival)? else { continue };
+        fill(engine.as_ref(), keys.all(), &value(VALUE_BYTES))?;
+        // The engine is what is looked at: none has the analysed pipeline here.
+        let target = Target::Alone(Path::new(engine, Switches::LEAN));
+        for (&(readers, writers), samples) in cells.iter().zip(&mut samples[number]) {
+            samples.push(round(&target, &keys, lab, readers, writers)?);
         }
+        bar.inc(1);
     }
     bar.finish_and_clear();
 
