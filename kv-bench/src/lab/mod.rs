@@ -6,7 +6,7 @@
 //! experiments. What differs between two rows of a table is what the table is about, and nothing else.
 //!
 //! # How it is measured
-//! * Rounds are interleaved, each in another order (A B C, B A C ...), so that nobody always follows the same one and finds what that
+//! * Rounds are interleaved, each in another order (A B C, A C B ...), so that nobody always follows the same one and finds what that
 //!   has left to the disk; a figure is the median of its rounds, and its spread stands beside it.
 //! * Clients and engine share the machine's cores, so CPU per operation counts both; the clients do the same for every design.
 //! * A read copies what it found into a buffer of its caller, in the place of an answer's encoding.
@@ -146,13 +146,13 @@ impl Lab {
         bar
     }
 
-    /// Whose turn it is, of so many, one round after the other: each once a round, and in two rounds that follow each other never
-    /// after the same one, where there are three or more.
+    /// Whose turn it is, of so many, one round after the other: each once a round, none twice running, and, of three or more, in two
+    /// rounds that follow each other never after the same one.
     fn turns(&self, count: usize) -> Vec<usize> {
         let strides: Vec<usize> = (1..=count).filter(|stride| gcd(*stride, count) == 1).collect();
         let round = |round: usize| {
             let stride = strides[round % strides.len()];
-            (0..count).map(move |place| (round + place * stride) % count)
+            (0..count).map(move |place| place * stride % count)
         };
         if count == 0 { Vec::new() } else { (0..self.rounds as usize).flat_map(round).collect() }
     }
@@ -241,22 +241,24 @@ mod tests {
     #[test]
     fn each_has_its_turn_once_a_round_and_does_not_follow_the_same_one_again() {
         let (out, stop) = (PathBuf::new(), Stop::default());
-        let lab = Lab { quick: false, rounds: 5, secs: 1.0, out, stop };
+        let lab = Lab { quick: false, rounds: 13, secs: 1.0, out, stop };
         assert_eq!(lab.turns(0), Vec::<usize>::new());
         for count in 1..=12 {
             let turns = lab.turns(count);
             let rounds: Vec<&[usize]> = turns.chunks(count).collect();
-            assert_eq!(rounds.len(), 5);
+            assert_eq!(rounds.len(), 13);
             for round in &rounds {
                 let mut sorted = round.to_vec();
                 sorted.sort_unstable();
                 assert_eq!(sorted, (0..count).collect::<Vec<_>>());
             }
-            let pairs = |round: &[usize]| round.windows(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>();
-            for two in rounds.windows(2).filter(|_| count > 2) {
-                let again = pairs(two[0]).into_iter().find(|pair| pairs(two[1]).contains(pair));
-                assert_eq!(again, None, "of {count}: {two:?}");
-            }
+            assert!(count == 1 || turns.windows(2).all(|two| two[0] != two[1]), "of {count}: {turns:?}");
+            // Who went before each, round by round; before the first of all went nobody.
+            let mut before = vec![Vec::new(); count];
+            before[turns[0]].push(count);
+            turns.windows(2).for_each(|two| before[two[1]].push(two[0]));
+            let again = before.iter().find(|before| before.windows(2).any(|two| two[0] == two[1]));
+            assert!(count < 3 || again.is_none(), "of {count}: {again:?}");
         }
     }
 }

@@ -128,7 +128,8 @@ pub(crate) fn standing(what: &str, figures: &[(&str, Figure)], more_is_better: b
         ));
     }
     Some(if !better(figure.median, ours.median) {
-        format!("{what}: snapshot is first, {} x the next best ({best}).", number(ratio))
+        let noise = if overlap { "; their rounds overlap" } else { "" };
+        format!("{what}: snapshot is first, {} x the next best ({best}){noise}.", number(ratio))
     } else if overlap {
         format!(
             "{what}: snapshot is within the noise of the best ({best}): {} x, and their rounds overlap.",
@@ -155,6 +156,7 @@ mod tests {
             assert!(text.contains(says), "{text}");
         };
         check(figure(19.0, 20.0, 21.0), true, "is first, 2.00 x the next best (b)");
+        check(figure(9.0, 10.5, 12.0), true, "is first, 1.05 x the next best (b); their rounds overlap");
         check(figure(9.0, 9.5, 9.9), true, "within the noise of the best (b): 0.95 x");
         check(figure(4.0, 5.0, 6.0), true, "behind b, at 0.50 x. Because.");
         check(figure(0.4, 0.5, 0.6), false, "is first, 4.00 x the next best (a)");

@@ -12,8 +12,8 @@ use kv_server::proto::v3electionpb::{CampaignRequest, LeaderKey, LeaderRequest, 
 use kv_server::proto::v3lockpb::lock_client::LockClient;
 use kv_server::proto::v3lockpb::{LockRequest, UnlockRequest};
 use tokio::sync::mpsc;
+use tonic::Code;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use crate::cluster::Cluster;
 use crate::harness::{Clients, DEADLINE, Process, Served, check_refused, get, metric, poll, prefix};
@@ -127,16 +127,11 @@ async fn a_lease_ends_with_its_keys_and_not_while_it_is_kept_alive() {
     served.stop().await;
 }
 
-/// What one keep-alive is answered with; asked again where no leader was found in time.
-async fn kept_alive(leases: &mut Leases, id: i64) -> Result<i64, Status> {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        let request = tokio_stream::iter([LeaseKeepAliveRequest { id }]);
-        match leases.lease_keep_alive(request).await.unwrap().into_inner().message().await {
-            Err(status) if status.code() == Code::Unavailable && Instant::now() < until => {}
-            answer => return answer.map(|answer| answer.unwrap().ttl),
-        }
-    }
+/// What one keep-alive is answered with.
+async fn kept_alive(leases: &mut Leases, id: i64) -> Result<i64, (Code, String)> {
+    let request = tokio_stream::iter([LeaseKeepAliveRequest { id }]);
+    let answer = leases.lease_keep_alive(request).await.unwrap().into_inner().message().await;
+    answer.map(|answer| answer.unwrap().ttl).map_err(|status| (status.code(), status.message().to_owned()))
 }
 
 /// Until the lease is due: before, it is kept alive.
@@ -146,13 +141,13 @@ async fn refused_when_due(leases: &mut Leases, id: i64, ttl: i64) -> (Code, Stri
         tokio::time::sleep(ttl + ttl / 10).await;
         match kept_alive(leases, id).await {
             Ok(ttl) => assert!(ttl > 0, "it cannot end"),
-            Err(status) => break (status.code(), status.message().to_owned()),
+            Err(refused) => break refused,
         }
     }
 }
 
-/// While no member may delete anything, who keeps a lease alive that is due is told why at once, by every member. Others are kept
-/// alive as ever, whether there is a leader to ask at the moment or not.
+/// While no member may delete anything, who keeps a lease alive that is due is told why, by every member, before its time is up. Others
+/// are kept alive as ever, and where no leader is found nothing is said of any.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_cluster_says_so_of_leases_that_are_due_and_ends_them_later() {
     const TTL: i64 = 60;
@@ -160,36 +155,42 @@ async fn a_corrupt_cluster_says_so_of_leases_that_are_due_and_ends_them_later() 
     let mut cluster = Cluster::start(3, &[]);
     let mut clients = cluster.clients(0).await;
     let mut leases = LeaseClient::new(clients.channel.clone());
-    let (_, ttl) = grant(&mut leases, 7, 1).await;
-    grant(&mut leases, 8, TTL).await;
-    attach(&mut clients, "k", 7).await;
     let member_id = cluster.status(0).await.header.unwrap().member_id;
     let alarm = AlarmRequest { action: 1, member_id, alarm: AlarmType::Corrupt.into() };
+    grant(&mut leases, 8, TTL).await;
+    let (_, ttl) = grant(&mut leases, 7, 2).await;
+    attach(&mut clients, "k", 7).await;
     clients.maintenance.alarm(alarm).await.unwrap();
     for nth in 0..3 {
         let mut leases = LeaseClient::new(cluster.clients(nth).await.channel);
         assert_eq!(refused_when_due(&mut leases, 7, ttl).await, corrupt, "member {nth}");
-        assert_eq!(kept_alive(&mut leases, 8).await.unwrap(), TTL, "member {nth}");
+        assert_eq!(kept_alive(&mut leases, 8).await, Ok(TTL), "member {nth}");
     }
     // Nothing is written of leases that cannot end. A new leader writes that it leads.
+    let until = Instant::now() + DEADLINE;
     loop {
         let before = cluster.status(0).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         let after = cluster.status(0).await;
-        if after.raft_term == before.raft_term {
-            assert_eq!(after.raft_index, before.raft_index);
+        if (after.raft_term, after.raft_index) == (before.raft_term, before.raft_index) {
             break;
         }
+        assert!(Instant::now() < until, "{} entries in three seconds", after.raft_index - before.raft_index);
     }
     let leader = cluster.leader().await;
+    let [next, last] = [1, 2].map(|after| (leader + after) % 3);
     cluster.kill(leader);
-    let left = [1, 2].map(|after| (leader + after) % 3);
-    for nth in left {
+    for nth in [next, last] {
         let mut leases = LeaseClient::new(cluster.clients(nth).await.channel);
-        assert_eq!(kept_alive(&mut leases, 8).await.unwrap(), TTL, "member {nth}");
+        assert_eq!(kept_alive(&mut leases, 8).await, Ok(TTL), "member {nth}");
     }
-    let mut clients = cluster.clients(left[0]).await;
+    cluster.kill(next);
+    let mut clients = cluster.clients(last).await;
     let mut leases = LeaseClient::new(clients.channel.clone());
+    let (code, message) = kept_alive(&mut leases, 8).await.unwrap_err();
+    assert_eq!(code, Code::Unavailable, "{message}");
+    cluster.revive(next);
+    cluster.leader().await;
     assert_eq!(refused_when_due(&mut leases, 7, ttl).await, corrupt);
     assert_eq!(clients.range(get("k")).await.count, 1);
     clients.maintenance.alarm(AlarmRequest { action: 2, ..alarm }).await.unwrap();

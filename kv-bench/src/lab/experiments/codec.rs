@@ -101,15 +101,14 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
     for (payload, coders) in PAYLOADS.into_iter().zip(&payloads) {
         let mut json_bytes = 0.0;
         let mut rounds = vec![(Vec::new(), Vec::new()); FORMATS.len()];
-        for _ in 0..lab.rounds {
-            for (format, Coder { encode, decode }) in coders.iter().enumerate() {
-                lab.stop.check()?;
-                bar.set_message(FORMATS[format]);
-                let bytes = encode();
-                decode(&bytes)?;
-                rounds[format].0.push(ns_per_call(length, || drop(black_box(encode()))));
-                rounds[format].1.push(ns_per_call(length, || drop(black_box(decode(&bytes)))));
-            }
+        for format in lab.turns(coders.len()) {
+            let Coder { encode, decode } = &coders[format];
+            lab.stop.check()?;
+            bar.set_message(FORMATS[format]);
+            let bytes = encode();
+            decode(&bytes)?;
+            rounds[format].0.push(ns_per_call(length, || drop(black_box(encode()))));
+            rounds[format].1.push(ns_per_call(length, || drop(black_box(decode(&bytes)))));
         }
         for (format, Coder { encode, .. }) in coders.iter().enumerate() {
             let (encode_ns, decode_ns) = &rounds[format];

@@ -22,16 +22,15 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
     let mut section = Section::new("6", "Sequence numbers", how.into());
     let bar = lab.bar("6", THREADS.len() * lab.rounds as usize);
     let mut rounds = vec![(Vec::new(), Vec::new()); THREADS.len()];
-    for _ in 0..lab.rounds {
-        for (threads, rounds) in THREADS.into_iter().zip(&mut rounds) {
-            lab.stop.check()?;
-            let each = if lab.quick { QUICK_DRAWN } else { DRAWN } / threads;
-            rounds.0.push(time(threads, each, |sequence| drop(black_box(sequence.text()))));
-            rounds.1.push(time(threads, each, |sequence| {
-                black_box(sequence.number());
-            }));
-            bar.inc(1);
-        }
+    for turn in lab.turns(THREADS.len()) {
+        let (threads, rounds) = (THREADS[turn], &mut rounds[turn]);
+        lab.stop.check()?;
+        let each = if lab.quick { QUICK_DRAWN } else { DRAWN } / threads;
+        rounds.0.push(time(threads, each, |sequence| drop(black_box(sequence.text()))));
+        rounds.1.push(time(threads, each, |sequence| {
+            black_box(sequence.number());
+        }));
+        bar.inc(1);
     }
     bar.finish_and_clear();
     let mut table = Table::new("Nanoseconds per number", &["threads", "mutex and string", "atomic", "ratio"]);
