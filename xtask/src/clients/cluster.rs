@@ -143,7 +143,8 @@ fn a_member_comes_and_goes(etcdctl: &Etcdctl, binary: &Path, directory: &Path, p
     let add = ["member", "add", place.name, "--learner", "--peer-urls", &place.peer_url()];
     // Until then the members have been connected for too short a time.
     let added = etcdctl.ask_at_last(&add, "unhealthy cluster")?;
-    let id = added.split(' ').nth(1).context("the member's id")?;
+    // Set in 16 columns: an id that begins with zeroes has blanks before it.
+    let id = added.split_whitespace().nth(1).context("the member's id")?;
     let line = added.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER=\""));
     let cluster = line.and_then(|line| line.strip_suffix('"')).context("what to start it with")?;
     etcdctl.refused(&["member", "promote", id], "can only promote a learner member which is in sync with leader")?;
