@@ -7,7 +7,7 @@
 //!
 //! # How it is measured
 //! * Rounds are interleaved, each in another order (A B C, A C B ...), so that nobody always follows the same one and finds what that
-//!   has left to the disk; a figure is the median of its rounds, and its spread stands beside it.
+//!   has left to the disk (a log's recovery alone is timed log by log); a figure is the median of its rounds, and its spread stands beside it.
 //! * Clients and engine share the machine's cores, so CPU per operation counts both; the clients do the same for every design.
 //! * A read copies what it found into a buffer of its caller, in the place of an answer's encoding.
 //!

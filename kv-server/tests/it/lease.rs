@@ -136,11 +136,11 @@ async fn kept_alive(leases: &mut Leases, id: i64) -> Result<i64, (Code, String)>
 
 /// Until the lease is due: before, it is kept alive.
 async fn refused_when_due(leases: &mut Leases, id: i64, ttl: i64) -> (Code, String) {
-    let ttl = Duration::from_secs(ttl.try_into().unwrap());
+    let (ttl, until) = (Duration::from_secs(ttl.try_into().unwrap()), Instant::now() + DEADLINE);
     loop {
         tokio::time::sleep(ttl + ttl / 10).await;
         match kept_alive(leases, id).await {
-            Ok(ttl) => assert!(ttl > 0, "it cannot end"),
+            Ok(ttl) => assert!(ttl > 0 && Instant::now() < until, "it has {ttl} seconds, and is never due"),
             Err(refused) => break refused,
         }
     }
